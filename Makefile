@@ -1,0 +1,50 @@
+# Two commands are enough: `make run`, then `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+# made fresh unless an earlier installation was finished
+CLEAR := $(if $(wildcard $(READY)),,--clear)
+RECORD := runs/digits/linf-dist-net/quick-0.json
+
+.PHONY: help setup run test lint tables book book-full
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
+
+setup: $(READY)  ## make .venv and install what constraints.txt pins
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit("Python is %d.%d, expected 3.11 to 3.13: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(CLEAR) .venv
+	@rm -f $(READY)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[book,test]'
+	@touch $(READY)
+
+run: $(READY)  ## one row end to end on real digits: train, certify, attack, compare
+	@mkdir -p runs
+	$(BIN)/papermill book/quickstart.ipynb runs/quickstart.ipynb
+	@$(BIN)/python -m lib show $(RECORD)
+	@echo "notebook  runs/quickstart.ipynb"
+	@echo "record    $(RECORD)"
+
+test: lint  ## everything that has to hold before a change goes in
+	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -m tiny tests/ops --cov --cov-report=
+	$(BIN)/pytest --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90
+	$(MAKE) book
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+tables: $(READY)  ## rewrite book/_generated/ from the ledger
+	$(BIN)/python -m lib tables
+
+book: $(READY)  ## the site, from the committed outputs: book/_build/html/index.html
+	$(BIN)/jupyter-book build --all -W --keep-going book/
+
+book-full: $(READY)  ## run every chapter at its default size, then the site
+	@mkdir -p runs/book
+	set -e; for chapter in book/*.ipynb; do $(BIN)/papermill $$chapter runs/$$chapter; done
+	$(MAKE) book
