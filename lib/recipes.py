@@ -1,0 +1,358 @@
+"""What a run is made of: one flat, frozen, validated `Recipe`, and the five budgets at which every recipe can be run.
+
+A recipe is a TOML file below `recipes/`: keys at the top hold at every budget, the tables `[budget.smoke]` to
+`[budget.paper]` override them. Whatever is wrong in a file or an override is refused by name before a run starts.
+"""
+
+import dataclasses
+import difflib
+import itertools
+import math
+import re
+import tomllib
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+Budget = Literal["smoke", "quick", "laptop", "gpu", "paper"]
+BUDGETS: tuple[Budget, ...] = get_args(Budget)
+
+FOLDER = Path(__file__).resolve().parent.parent / "recipes"
+
+_RADII = ("eps_test", "eps_train", "theta")
+
+
+def parse_eps(value: float | str, name: str = "eps") -> float:
+    """A radius in raw pixel units, 0 < eps < 1, from a number or a text such as "0.3" or "8/255".
+
+    Raises:
+        ValueError: naming `name` and the value where it is no number or lies outside (0, 1).
+    """
+    eps = _number(value, name)
+    if not 0.0 < eps < 1.0:
+        raise ValueError(f"{name} is {value!r}, expected a radius in pixel units with 0 < {name} < 1")
+    return eps
+
+
+def _number(value: object, name: str) -> float:
+    try:
+        if isinstance(value, str):
+            top, slash, bottom = value.partition("/")
+            return float(top) / float(bottom) if slash else float(top)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        pass
+    raise ValueError(f'{name} is {value!r}, expected a number or a fraction such as "8/255"')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a run except its seed; radii in raw pixel units, names as in the paper.
+
+    Raises:
+        ValueError, TypeError: one sentence with the field, the value received and what was expected.
+    """
+
+    name: str  # recipes/<name>.toml, and the folder of its records below results/
+
+    dataset: Literal["digits", "mnist", "fashion-mnist", "cifar10", "tiny-imagenet"]
+    input_shape: tuple[int, int, int]  # channels, height, width of one image
+    classes: int  # K, number of labels
+    mean: tuple[float, ...]  # per-channel mean of the pixels, which lie in [0, 1]
+    std: float  # sigma, one standard deviation of the pixels for all channels
+
+    model: Literal["linf-dist-net", "linf-dist-net-mlp", "conv-linf-dist-net-mlp"]
+    width: int  # units of a hidden distance layer; convolution: channels of the first two
+    depth: int  # distance layers; the plain net's top layer, of `classes` units, is one of them
+    hidden: int  # units of the head's hidden layer; 0: no head (plain net)
+    identity: float  # identity-map initialisation puts minus this on the diagonal; 0: plain Gaussian
+
+    loss: Literal["hinge", "ibp"]
+    theta: float | None = None  # hinge threshold on the margin, pixels (hinge)
+    hinge_mix: float | None = None  # rho, weight of the maximum against the mean over classes (hinge)
+    eps_train: float | None = None  # radius of the box given to the head, pixels (ibp)
+    kappa_natural: float | None = None  # kappa, weight of the natural cross-entropy in Eq. 22 (ibp)
+    eps_warmup_epochs: int  # epochs over which eps grows linearly from 0 to eps_train (ibp)
+
+    lr: float  # learning rate of Adam; constant during epochs_const, then cosine to 0
+    beta1: float  # decay of Adam's first moment
+    beta2: float  # decay of Adam's second moment
+    adam_eps: float  # Adam's epsilon, no radius
+    weight_decay: float  # lambda of Eq. 6; a step decays by lr * lambda
+    decay: Literal["lp", "l2", "none"]  # norm of the decay of distance weights; the head's is always l2
+    batch_size: int  # images per step
+
+    p_start: float  # exponent during epochs_const
+    p_end: float  # exponent at the end of the ramp; afterwards p = inf
+    p_ladder: bool  # the ramp doubles p from power of two to power of two instead of growing smoothly
+    epochs_const: int  # e1, epochs at p_start
+    epochs_ramp: int  # e2, epochs from p_start to p_end
+    epochs_inf: int  # e3, epochs at p = inf
+
+    crop_padding: int  # random crop after padding by this many black pixels; 0: no crop
+    flip: bool  # random horizontal flip
+
+    train_limit: int  # training images used; 0: all
+    test_limit: int  # images evaluated; 0: all
+    validation: bool  # train without the last images of a fixed permutation and evaluate on those
+    eps_test: float  # radius of evaluation, pixels
+    pgd_steps: int  # steps of every attack
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints().items():
+            value = getattr(self, name)
+            if name in _RADII and isinstance(value, str):
+                value = _number(value, name)
+            object.__setattr__(self, name, _typed(name, value, hint))
+        for name, (holds, expected) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not holds(value):
+                raise ValueError(f"{name} is {value!r}, expected {expected}")
+        _check_name(self.name)
+        _check_shapes(self)
+        _check_model(self)
+        _check_loss(self)
+        _check_schedule(self)
+
+    @property
+    def epochs(self) -> int:
+        """Length of the run, e1 + e2 + e3."""
+        return self.epochs_const + self.epochs_ramp + self.epochs_inf
+
+    @property
+    def flops(self) -> int:
+        """Subtractions in distance layers and multiply-adds in affine layers, forward pass of one image."""
+        channels, height, width = self.input_shape
+        inputs = channels * height * width
+        if self.model == "linf-dist-net":
+            return _dense_flops(inputs, *[self.width] * (self.depth - 1), self.classes)
+        if self.model == "linf-dist-net-mlp":
+            return _dense_flops(inputs, *[self.width] * self.depth, self.hidden, self.classes)
+        return self._conv_flops()
+
+    def _conv_flops(self) -> int:
+        channels, height, width = self.input_shape
+        narrow, wide = self.width, 2 * self.width
+        full, halved = height * width, ((height + 1) // 2) * ((width + 1) // 2)
+        taps = full * (channels * narrow + narrow**2) + halved * (narrow * wide + 2 * wide**2)
+        return 9 * taps + _dense_flops(halved * wide, self.hidden, self.hidden, self.classes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields by name; `Recipe(**recipe.as_dict())` equals the recipe, also after a round trip through JSON."""
+        return dataclasses.asdict(self)
+
+    def replace(self, **overrides: Any) -> Self:
+        """The recipe with some fields changed, validated again.
+
+        Raises:
+            ValueError: for a name that is no field, with the nearest one; TypeError, ValueError: as for `Recipe`.
+        """
+        _refuse_unknown(overrides, _hints(), "recipe field")
+        return dataclasses.replace(self, **overrides)
+
+
+def load(name_or_path: str | Path, budget: str = "quick") -> Recipe:
+    """The shipped recipe of that name, or the one in a TOML file, resolved at one of the `BUDGETS`.
+
+    Raises:
+        ValueError: unknown recipe, budget or key, a missing key, or a value that `Recipe` refuses.
+        FileNotFoundError: a path to a file that is not there.
+    """
+    _refuse_unknown([budget], BUDGETS, "budget")
+    path, name = _locate(name_or_path)
+    keys = _read(path)
+    tables = keys.pop("budget", None)
+    if not isinstance(tables, dict) or set(tables) != set(BUDGETS):
+        raise ValueError(f"{path} has not one table [budget.X] for each X of {', '.join(BUDGETS)} and no other")
+    keys |= {"name": name} | tables[budget]
+    _refuse_unknown(keys, _hints(), f"key in {path}")
+    missing = [f.name for f in dataclasses.fields(Recipe) if f.default is dataclasses.MISSING and f.name not in keys]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)} at budget {budget}")
+    try:
+        return Recipe(**keys)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}, budget {budget}: {error}") from error
+
+
+def names() -> list[str]:
+    """The shipped recipes, such as "mnist/linf-dist-net", sorted."""
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
+
+
+def _locate(name_or_path: str | Path) -> tuple[Path, str]:
+    text = str(name_or_path)
+    if not text.endswith(".toml"):
+        _refuse_unknown([text], names(), "recipe")
+        return FOLDER / f"{text}.toml", text
+    path = Path(text)
+    if not path.is_file():
+        raise FileNotFoundError(f"recipe file {path} does not exist, expected a TOML file")
+    shipped = path.resolve().is_relative_to(FOLDER)
+    return path, path.resolve().relative_to(FOLDER).with_suffix("").as_posix() if shipped else path.stem
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no TOML file: {error}") from error
+
+
+def _refuse_unknown(given: Iterable[str], known: Iterable[str], kind: str) -> None:
+    known = list(known)
+    for word in given:
+        if word not in known:
+            close = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else []
+            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+            raise ValueError(f"unknown {kind} {word!r}, {hint}")
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Recipe)
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type of its field: whole numbers become floats and lists tuples, nothing else is converted."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{name} is {value!r}, expected one of {', '.join(get_args(hint))}")
+        return value
+    if get_origin(hint) is UnionType:
+        return None if value is None else _typed(name, value, get_args(hint)[0])
+    if get_origin(hint) is tuple:
+        return _typed_tuple(name, value, get_args(hint))
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value!r}, expected a finite number")
+        return float(value)
+    # bool is a subclass of int, and `epochs = true` is a mistake
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise TypeError(f"{name} is {value!r}, expected {hint.__name__}")
+    return value
+
+
+def _typed_tuple(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    size = None if kinds[-1] is Ellipsis else len(kinds)
+    if not isinstance(value, (list, tuple)) or (size is not None and len(value) != size):
+        raise TypeError(f"{name} is {value!r}, expected a list of {size or 'one or more'} numbers")
+    return tuple(_typed(f"{name}[{i}]", entry, kinds[0]) for i, entry in enumerate(value))
+
+
+def _in_unit(value: float) -> bool:
+    return 0.0 <= value <= 1.0
+
+
+def _below_one(value: float) -> bool:
+    return 0.0 <= value < 1.0
+
+
+def _radius(value: float) -> bool:
+    return 0.0 < value < 1.0
+
+
+def _positive(value: float) -> bool:
+    return value > 0
+
+
+def _not_negative(value: float) -> bool:
+    return value >= 0
+
+
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "classes": (lambda k: k >= 2, "at least 2"),
+    "std": (_positive, "more than 0"),
+    "width": (_positive, "at least 1"),
+    "depth": (_positive, "at least 1"),
+    "hidden": (_not_negative, "at least 0"),
+    "identity": (_not_negative, "at least 0"),
+    # a margin is at most twice the width of the pixel range
+    "theta": (lambda theta: 0.0 < theta < 2.0, "0 < theta < 2 in pixel units"),
+    "hinge_mix": (_in_unit, "0 <= hinge_mix <= 1"),
+    "eps_train": (_radius, "0 < eps_train < 1 in pixel units"),
+    "kappa_natural": (_in_unit, "0 <= kappa_natural <= 1"),
+    "eps_warmup_epochs": (_not_negative, "at least 0"),
+    "lr": (_positive, "more than 0"),
+    "beta1": (_below_one, "0 <= beta1 < 1"),
+    "beta2": (_below_one, "0 <= beta2 < 1"),
+    "adam_eps": (_positive, "more than 0"),
+    "weight_decay": (_not_negative, "at least 0"),
+    "batch_size": (_positive, "at least 1"),
+    "p_start": (lambda p: p >= 1.0, "at least 1"),
+    "p_end": (lambda p: p >= 1.0, "at least 1"),
+    "epochs_const": (_not_negative, "at least 0"),
+    "epochs_ramp": (_not_negative, "at least 0"),
+    "epochs_inf": (_not_negative, "at least 0"),
+    "crop_padding": (_not_negative, "at least 0"),
+    "train_limit": (_not_negative, "at least 0"),
+    "test_limit": (_not_negative, "at least 0"),
+    "eps_test": (_radius, "0 < eps_test < 1 in pixel units"),
+    "pgd_steps": (_positive, "at least 1"),
+}
+
+
+def _check_name(name: str) -> None:
+    # the name becomes a folder below results/
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", name):
+        raise ValueError(f"name is {name!r}, expected words of letters, digits, '-', '_' and '.' with '/' between them")
+
+
+def _check_shapes(recipe: Recipe) -> None:
+    if min(recipe.input_shape) < 1:
+        raise ValueError(f"input_shape is {recipe.input_shape}, expected channels, height and width of at least 1")
+    if len(recipe.mean) != recipe.input_shape[0]:
+        raise ValueError(f"mean is {recipe.mean}, expected {recipe.input_shape[0]} numbers, one per channel")
+    if not all(map(_in_unit, recipe.mean)):
+        raise ValueError(f"mean is {recipe.mean}, expected numbers between 0 and 1, the range of a pixel")
+    if recipe.crop_padding >= min(recipe.input_shape[1:]):
+        raise ValueError(
+            f"crop_padding is {recipe.crop_padding}, expected less than the image {recipe.input_shape[1:]}"
+        )
+
+
+def _check_model(recipe: Recipe) -> None:
+    plain = recipe.model == "linf-dist-net"
+    if plain != (recipe.hidden == 0):
+        raise ValueError(
+            f"hidden is {recipe.hidden}, expected {'0' if plain else 'at least 1'} for model {recipe.model}"
+        )
+    if plain != (recipe.loss == "hinge"):
+        raise ValueError(f"loss is {recipe.loss!r}, expected {'hinge' if plain else 'ibp'!r} for model {recipe.model}")
+    if recipe.model == "conv-linf-dist-net-mlp" and recipe.depth != 6:
+        raise ValueError(f"depth is {recipe.depth}, expected 6 (five convolutions, one dense layer) for {recipe.model}")
+
+
+def _check_loss(recipe: Recipe) -> None:
+    own, other = ("theta", "hinge_mix"), ("eps_train", "kappa_natural")
+    if recipe.loss == "ibp":
+        own, other = other, own
+    for name in own:
+        if getattr(recipe, name) is None:
+            raise ValueError(f"{name} is missing, expected a number for loss {recipe.loss!r}")
+    for name in other:
+        if getattr(recipe, name) is not None:
+            raise ValueError(f"{name} is {getattr(recipe, name)}, expected none for loss {recipe.loss!r}")
+    if recipe.loss == "hinge" and recipe.eps_warmup_epochs:
+        raise ValueError(f"eps_warmup_epochs is {recipe.eps_warmup_epochs}, expected 0 for loss 'hinge'")
+
+
+def _check_schedule(recipe: Recipe) -> None:
+    if recipe.epochs < 1:
+        raise ValueError("epochs_const + epochs_ramp + epochs_inf is 0, expected at least one epoch")
+    if recipe.p_end < recipe.p_start:
+        raise ValueError(f"p_end is {recipe.p_end}, expected at least p_start = {recipe.p_start}")
+    if recipe.eps_warmup_epochs > recipe.epochs:
+        raise ValueError(
+            f"eps_warmup_epochs is {recipe.eps_warmup_epochs}, expected at most {recipe.epochs}, all epochs"
+        )
+    ends = (recipe.p_start, recipe.p_end)
+    if recipe.p_ladder and not all(math.log2(p).is_integer() for p in ends):
+        raise ValueError(f"p_ladder is True, expected powers of two for p_start, p_end = {ends}")
+
+
+def _dense_flops(*widths: int) -> int:
+    return sum(fan_in * fan_out for fan_in, fan_out in itertools.pairwise(widths))
