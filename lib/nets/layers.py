@@ -1,0 +1,210 @@
+"""Distance layers: every one is 1-Lipschitz in l_inf at p = inf (Fact 3.4) and bounds its own output over a box."""
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lib.nets.box import Box
+from lib.ops import linf_dist_bounds, lp_dist
+
+
+class MeanShift(nn.Module):
+    """y - mu per unit: the only normalisation a distance net can afford, since it keeps the Lipschitz constant.
+
+    In training mu is the batch mean (over space too for [B, C, H, W]; over all ranks when training is distributed)
+    and gradients flow through it; running_mean <- (1 - momentum) running_mean + momentum mu. In evaluation mu is
+    running_mean, a constant. No scale, no affine part (Section 5).
+
+    Args:
+        features: units, or channels.
+        momentum: weight of the newest batch in running_mean, which starts at 0.
+    """
+
+    running_mean: Tensor
+
+    def __init__(self, features: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.zeros(features))
+
+    def forward(self, y: Tensor, p: float = math.inf) -> Tensor:
+        """y [B, features] or [B, features, H, W], shifted; p is not used. ValueError for an empty training batch."""
+        if not self.training:
+            return y - self._per_unit(self.running_mean, y)
+        mean = self._batch_mean(y)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+        return y - self._per_unit(mean, y)
+
+    def bounds(self, box: Box) -> Box:
+        """The same subtraction at both ends: rounding is monotone, so executed values stay inside."""
+        return box.map(lambda y: y - self._per_unit(self.running_mean, y))
+
+    @staticmethod
+    def _per_unit(mean: Tensor, y: Tensor) -> Tensor:
+        return mean.view(-1, *[1] * (y.dim() - 2))
+
+    @staticmethod
+    def _batch_mean(y: Tensor) -> Tensor:
+        total = y.transpose(0, 1).flatten(1).sum(1)
+        samples = y.numel() // y.shape[1]
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            return _mean_over_ranks(total, samples)
+        if not samples:
+            raise ValueError(f"mean shift needs at least one sample to train on, got a batch of shape {list(y.shape)}")
+        return total / samples
+
+
+def _mean_over_ranks(total: Tensor, samples: int) -> Tensor:
+    from torch.distributed.nn.functional import all_reduce
+
+    # Shares of a batch may differ by one sample: ranks add totals and counts, not means.
+    both: Tensor = all_reduce(torch.cat([total, total.new_tensor([samples])]))
+    return both[:-1] / both[-1]
+
+
+class LInfDist(nn.Module):
+    """A layer of distance neurons, y_k = ||x - w_k||_p + b_k, then the mean shift (Eq. 2, 3).
+
+    Args:
+        in_features, out_features: widths d_in and d_out.
+        bias: add b, which starts at 0 (the last layer of a net).
+        mean_shift: subtract the mean of each unit (every other layer).
+        identity: weights start as N(0, 1); where d_in <= d_out, entry (k, k mod d_in) then becomes -identity, so that
+            each unit first copies an input: |x_k + 10| is the largest distance by far (Section 5.3). 0 leaves the draw.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = False,
+        mean_shift: bool = True,
+        identity: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.shift = MeanShift(out_features) if mean_shift else None
+        if identity and in_features <= out_features:
+            unit = torch.arange(out_features)
+            with torch.no_grad():
+                self.weight[unit, unit % in_features] = -identity
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """x [B, ...] of d_in features in all -> [B, d_out]; ValueError where the features do not match."""
+        return self._finish(lp_dist(x.flatten(1), self.weight, p), p)
+
+    def bounds(self, box: Box) -> Box:
+        """Bounds at p = inf in evaluation mode, exact for each unit over the box (reference of Appendix B)."""
+        distances = Box(*linf_dist_bounds(box.lower.flatten(1), box.upper.flatten(1), self.weight))
+        return _finish_bounds(distances, self.bias, self.shift)
+
+    def offset(self) -> Tensor:
+        """The most that bias and mean shift together move an output: max_k |b_k| + max_k |running_mean_k|."""
+        return _offset(self.bias, self.shift)
+
+    def _finish(self, y: Tensor, p: float) -> Tensor:
+        y = y if self.bias is None else y + self.bias
+        return y if self.shift is None else self.shift(y, p)
+
+
+class LInfDistConv2d(nn.Module):
+    """Distance neurons over patches: Eq. 3 on each k x k patch with shared weights, then the mean shift per channel.
+
+    1-Lipschitz for any stride: an output looks at a subset of coordinates, and zero padding adds constants.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding: as in `torch.nn.Conv2d` (square kernels).
+        bias, mean_shift, identity: as in `LInfDist`; the identity entry sits at the centre tap of channel k mod d_in
+            where in_channels <= out_channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = False,
+        mean_shift: bool = True,
+        identity: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.shift = MeanShift(out_channels) if mean_shift else None
+        if identity and in_channels <= out_channels:
+            unit, tap = torch.arange(out_channels), kernel_size // 2
+            with torch.no_grad():
+                self.weight[unit, unit % in_channels, tap, tap] = -identity
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """x [B, C_in, H, W] -> [B, C_out, H', W']; ValueError where the channels do not match."""
+        y = self._as_image(lp_dist(self._patches(x), self.weight.flatten(1), p), x)
+        y = y if self.bias is None else y + self.bias.view(-1, 1, 1)
+        return y if self.shift is None else self.shift(y, p)
+
+    def bounds(self, box: Box) -> Box:
+        """Bounds at p = inf in evaluation mode, exact for each unit over the box."""
+        lower, upper = linf_dist_bounds(self._patches(box.lower), self._patches(box.upper), self.weight.flatten(1))
+        distances = Box(self._as_image(lower, box.lower), self._as_image(upper, box.upper))
+        return _finish_bounds(distances, None if self.bias is None else self.bias.view(-1, 1, 1), self.shift)
+
+    def offset(self) -> Tensor:
+        """The most that bias and mean shift together move an output."""
+        return _offset(self.bias, self.shift)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != self.weight.shape[1]:
+            raise ValueError(f"x must be [B, {self.weight.shape[1]}, H, W], got {list(x.shape)}")
+        patches = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)
+        return patches.transpose(1, 2).flatten(0, 1)
+
+    def _as_image(self, y: Tensor, x: Tensor) -> Tensor:
+        height, width = (
+            (side + 2 * self.padding - self.kernel_size) // self.stride + 1 for side in (x.shape[2], x.shape[3])
+        )
+        return y.view(x.shape[0], height, width, len(self.weight)).permute(0, 3, 1, 2)
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std with one mean per channel and one scalar std, so that an l_inf ball stays an l_inf ball.
+
+    Args:
+        mean: per channel, in pixel units ([0, 1]).
+        std: in pixel units; a radius eps in pixels is eps / std behind this layer.
+    """
+
+    mean: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: float) -> None:
+        super().__init__()
+        self.std = std
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """x [B, C, H, W] in pixels -> the same shape in network units; p is not used."""
+        return (x - self.mean) / self.std
+
+    def bounds(self, box: Box) -> Box:
+        """The same two monotone operations at both ends."""
+        return box.map(self)
+
+
+def _finish_bounds(distances: Box, bias: Tensor | None, shift: MeanShift | None) -> Box:
+    biased = distances if bias is None else distances.map(lambda y: y + bias)
+    return biased if shift is None else shift.bounds(biased)
+
+
+def _offset(bias: Tensor | None, shift: MeanShift | None) -> Tensor:
+    constants = [] if bias is None else [bias.detach()]
+    constants += [] if shift is None else [shift.running_mean]
+    return sum((c.abs().amax() for c in constants), torch.zeros(()))

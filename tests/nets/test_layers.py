@@ -1,0 +1,125 @@
+"""Distance layers: initialisation, mean shift, convolution, bounds."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lib.nets.box import Box
+from lib.nets.layers import LInfDist, LInfDistConv2d, MeanShift, Normalize
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def test_the_unit_of_the_reference() -> None:
+    layer = LInfDist(3, 1, bias=True, mean_shift=False, identity=0)
+    layer.weight.data = torch.tensor([[0.0, 1.0, 0.0]])
+    x = torch.tensor([[1.0, -2.0, 0.5]], requires_grad=True)
+    u = layer(x)
+    u.sum().backward()
+    assert u.item() == 3
+    assert x.grad.tolist() == [[0, -1, 0]]
+    assert layer.weight.grad.tolist() == [[0, 1, 0]]
+
+
+class TestIdentityInit:
+    def test_widening_layers_copy_every_input_modulo_their_number(self) -> None:
+        weight = LInfDist(3, 7).weight
+        assert [int(row.argmin()) for row in weight] == [0, 1, 2, 0, 1, 2, 0]
+        assert (weight.amin(1) == -10).all()
+
+    def test_narrowing_layers_stay_gaussian(self) -> None:
+        assert LInfDist(200, 100).weight.amin() > -6
+
+    def test_zero_leaves_the_draw_gaussian(self) -> None:
+        assert LInfDist(100, 100, identity=0).weight.amin() > -6
+
+    def test_a_fresh_layer_with_mean_shift_is_nearly_the_centred_identity(self) -> None:
+        x = torch.randn(256, 128)
+        y = LInfDist(128, 128)(x, 100.0)
+        torch.testing.assert_close(y, x - x.mean(0), atol=1e-4, rtol=0)
+
+    def test_convolutions_copy_through_the_centre_tap(self) -> None:
+        weight = LInfDistConv2d(2, 4, 3).weight
+        assert (weight[torch.arange(4), torch.arange(4) % 2, 1, 1] == -10).all()
+        assert (weight == -10).sum() == 4
+
+
+class TestMeanShift:
+    def test_training_subtracts_the_batch_mean_and_follows_it(self) -> None:
+        shift, y = MeanShift(3), torch.randn(8, 3) + 5
+        torch.testing.assert_close(shift(y), y - y.mean(0))
+        torch.testing.assert_close(shift.running_mean, 0.1 * y.mean(0))
+
+    def test_gradients_flow_through_the_mean(self) -> None:
+        y = torch.randn(8, 3, requires_grad=True)
+        MeanShift(3)(y)[0].sum().backward()
+        torch.testing.assert_close(y.grad[1], torch.full((3,), -1 / 8))
+
+    def test_evaluation_subtracts_the_running_mean_and_keeps_it(self) -> None:
+        shift = MeanShift(3).eval()
+        shift.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        assert torch.equal(shift(torch.zeros(2, 3)), -torch.tensor([[1.0, 2.0, 3.0]] * 2))
+        assert shift.running_mean.tolist() == [1, 2, 3]
+
+    def test_images_are_averaged_over_space(self) -> None:
+        y = torch.randn(4, 3, 5, 6)
+        torch.testing.assert_close(MeanShift(3)(y), y - y.mean((0, 2, 3))[:, None, None])
+
+    def test_an_empty_training_batch_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"at least one sample to train on, got a batch of shape \[0, 3\]"):
+            MeanShift(3)(torch.empty(0, 3))
+
+
+class TestConvolution:
+    @pytest.mark.parametrize(("stride", "padding", "kernel"), [(1, 0, 3), (2, 1, 3), (1, 1, 3), (3, 2, 5), (1, 0, 1)])
+    def test_equals_a_loop_over_patches(self, stride: int, padding: int, kernel: int) -> None:
+        layer = LInfDistConv2d(2, 5, kernel, stride=stride, padding=padding, mean_shift=False, bias=True)
+        layer.bias.data.normal_()
+        x = torch.randn(3, 2, 7, 8)
+        padded = F.pad(x, [padding] * 4)
+        out = layer(x)
+        for i in range(out.shape[2]):
+            for j in range(out.shape[3]):
+                top, left = i * stride, j * stride
+                patch = padded[:, None, :, top : top + kernel, left : left + kernel]
+                want = (patch - layer.weight).abs().flatten(2).amax(2) + layer.bias
+                assert torch.equal(out[:, :, i, j], want)
+        assert out.shape == F.conv2d(x, layer.weight, stride=stride, padding=padding).shape
+
+    def test_wrong_channels_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"x must be \[B, 2, H, W\], got \[1, 3, 7, 7\]"):
+            LInfDistConv2d(2, 5, 3)(torch.zeros(1, 3, 7, 7))
+
+
+@pytest.mark.parametrize("layer", [LInfDist(24, 30, bias=True), LInfDistConv2d(2, 5, 3, padding=1, bias=True)])
+def test_no_sample_of_a_box_leaves_the_bounds_of_a_layer(layer: LInfDist | LInfDistConv2d) -> None:
+    layer.shift.running_mean.normal_()
+    layer.bias.data.normal_()
+    layer.eval()
+    lower = torch.randn(5, 2, 3, 4)
+    box = Box(lower, lower + torch.rand_like(lower))
+    least, greatest = layer.bounds(box)
+    for _ in range(50):
+        y = layer(torch.lerp(box.lower, box.upper, torch.rand_like(lower)).clamp(*box))
+        assert (least <= y).all()
+        assert (y <= greatest).all()
+
+
+def test_offset_is_what_bias_and_shift_can_add() -> None:
+    layer = LInfDist(3, 2, bias=True)
+    layer.bias.data = torch.tensor([0.5, -2.0])
+    layer.shift.running_mean.copy_(torch.tensor([-3.0, 1.0]))
+    assert layer.offset() == 5
+    assert LInfDist(3, 2, mean_shift=False).offset() == 0
+
+
+def test_normalisation_keeps_an_linf_ball() -> None:
+    normalize = Normalize((0.5, 0.25), 0.5)
+    x = torch.rand(3, 2, 4, 4)
+    torch.testing.assert_close(normalize(x + 0.1) - normalize(x), torch.full_like(x, 0.2))
+    assert math.isclose(normalize(torch.full((1, 2, 1, 1), 0.5))[0, 1].item(), 0.5)

@@ -1,0 +1,131 @@
+"""The nets: architectures of Tables 5 and 8, normalisation inside, Facts 3.4 and bounds on whole nets."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.nets.box import Box
+from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net, build
+from lib.recipes import load
+
+SHAPE = (2, 4, 4)
+
+
+def nets() -> list[Net]:
+    torch.manual_seed(0)
+    made: list[Net] = [
+        LInfDistNet(SHAPE, 5, width=20, depth=3, mean=(0.4, 0.6), std=0.25),
+        LInfDistNetMLP(SHAPE, 5, width=20, depth=2, hidden=16, mean=0.5, std=0.25),
+        ConvLInfDistNetMLP(SHAPE, 5, width=4, hidden=16, std=0.5),
+    ]
+    for net in made:
+        for p in (8.0, 100.0):
+            net(torch.rand(32, *SHAPE), p)
+    return [net.eval() for net in made]
+
+
+@pytest.mark.parametrize("net", nets(), ids=lambda net: type(net).__name__)
+class TestEveryNet:
+    def test_gives_logits_for_any_batch(self, net: Net) -> None:
+        for size in (0, 1, 7):
+            assert net(torch.rand(size, *SHAPE)).shape == (size, 5)
+
+    def test_features_are_1_lipschitz_in_network_units(self, net: Net) -> None:
+        x = torch.rand(64, *SHAPE)
+        other = (x + 0.1 * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+        moved = (net.features(x) - net.features(other)).abs().amax(1)
+        assert (moved <= (x - other).abs().flatten(1).amax(1) / net.std + 1e-5).all()
+
+    def test_no_image_of_a_box_leaves_the_bounds(self, net: Net) -> None:
+        x = torch.rand(16, *SHAPE)
+        box = Box((x - 0.05).clamp(min=0), (x + 0.05).clamp(max=1))
+        least, greatest = net.bounds(box)
+        for _ in range(50):
+            logits = net(torch.lerp(*box, torch.rand_like(x).round()).clamp(*box))
+            assert (least <= logits).all()
+            assert (logits <= greatest).all()
+
+    def test_magnitude_covers_every_executed_distance(self, net: Net) -> None:
+        x = torch.rand(16, *SHAPE)
+        activations = net.activations(x)
+        magnitude = net.magnitude(activations)
+        for layer, value in zip(net.layers, activations, strict=False):
+            shift, layer.shift = layer.shift, None
+            assert (layer(value).flatten(1).abs().amax(1) <= magnitude).all()
+            layer.shift = shift
+
+    def test_splits_its_parameters_into_distance_weights_and_the_rest(self, net: Net) -> None:
+        both = net.distance_weights() + net.other_parameters()
+        assert len({id(p) for p in both}) == len(both) == len(list(net.parameters()))
+        assert all(weight.dim() > 1 for weight in net.distance_weights())
+
+    def test_refuses_images_of_another_shape(self, net: Net) -> None:
+        with pytest.raises(ValueError, match=r"x must be \[B, 2, 4, 4\], got \[3, 1, 4, 4\]"):
+            net(torch.rand(3, 1, 4, 4))
+
+    def test_refuses_bounds_in_training_mode_and_boxes_turned_inside_out(self, net: Net) -> None:
+        box = Box(torch.zeros(1, *SHAPE), torch.ones(1, *SHAPE))
+        with pytest.raises(ValueError, match="lower <= upper"):
+            net.bounds(Box(box.upper, box.lower))
+        net.train()
+        with pytest.raises(ValueError, match="evaluation mode"):
+            net.bounds(box)
+        net.eval()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), depth=st.integers(1, 4), eps=st.floats(0.001, 0.5))
+def test_interval_bounds_lie_within_the_lipschitz_ones(seed: int, depth: int, eps: float) -> None:
+    torch.manual_seed(seed)
+    net = LInfDistNet((1, 3, 3), 4, width=12, depth=depth).eval()
+    x = torch.rand(6, 1, 3, 3)
+    least, greatest = net.bounds(Box(x - eps, x + eps))
+    logits = net(x)
+    assert (least >= logits - eps - 1e-4).all()
+    assert (greatest <= logits + eps + 1e-4).all()
+
+
+def test_shapes_and_parameters_of_table_5() -> None:
+    with torch.device("meta"):
+        mnist = LInfDistNet((1, 28, 28), 10, width=5120, depth=5)
+        cifar = LInfDistNet((3, 32, 32), 10, width=5120, depth=6)
+        composite = LInfDistNetMLP((3, 32, 32), 10, width=5120, depth=5)
+    assert sum(p.numel() for p in mnist.parameters()) == 82_708_490
+    assert sum(p.numel() for p in cifar.parameters()) == 120_637_450
+    assert sum(w.numel() for w in composite.distance_weights()) == 3072 * 5120 + 4 * 5120**2
+    assert mnist.top.bias is not None
+    assert mnist.top.shift is None
+    assert all(layer.bias is None and layer.shift is not None for layer in mnist.layers)
+
+
+def test_shapes_of_table_8() -> None:
+    with torch.device("meta"):
+        net = ConvLInfDistNetMLP((3, 32, 32), 10)
+        assert net.features(torch.empty(1, 3, 32, 32)).shape == (1, 512)
+    shapes = [tuple(weight.shape[:2]) for weight in net.distance_weights()]
+    assert shapes == [(128, 3), (128, 128), (256, 128), (256, 256), (256, 256), (512, 65536)]
+
+
+@pytest.mark.parametrize("name", ["digits/linf-dist-net", "digits/linf-dist-net-mlp"])
+def test_build_follows_the_recipe(name: str) -> None:
+    recipe = load(name, "smoke")
+    net = build(recipe)
+    assert net.input_shape == recipe.input_shape
+    assert net.std == recipe.std
+    assert len(net.distance_weights()) == recipe.depth
+    assert hasattr(net, "head") == (recipe.hidden > 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"std": 0.0}, "std must be a positive number, got 0.0"),
+        ({"mean": (0.1, 0.2, 0.3)}, r"mean must be one number or 2 \(one per channel\), got 3"),
+    ],
+)
+def test_impossible_nets_are_refused(wrong: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        LInfDistNet(SHAPE, 5, **({"width": 4, "depth": 2} | wrong))
