@@ -1,0 +1,75 @@
+"""What every evaluation asks of its inputs, and the pixel box that a radius means. All radii are in raw pixels."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lib.nets.box import Box
+from lib.nets.models import DistanceNet
+
+
+def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
+    """Refuse what cannot be evaluated.
+
+    Raises:
+        ValueError: images that are not [B, C, H, W] of the net's shape, not finite or outside [0, 1]; labels that are
+            not [B] or outside 0..K-1; weights that are not finite.
+        TypeError: images that are not floating point, or labels that are not integers.
+    """
+    if x.dim() != 4 or tuple(x.shape[1:]) != net.input_shape:
+        raise ValueError(f"x must be images [B, {', '.join(map(str, net.input_shape))}], got {list(x.shape)}")
+    if not x.dtype.is_floating_point:
+        raise TypeError(f"x must be floating-point images in [0, 1], got {x.dtype}")
+    if y.dtype.is_floating_point or y.dtype is torch.bool or y.dtype.is_complex:
+        raise TypeError(f"y must be integer labels, got {y.dtype}")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"y must be {x.shape[0]} labels (one per image), got {list(y.shape)}")
+    _check_values(net, x, y)
+
+
+def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:
+    for name, parameter in net.state_dict().items():
+        if not torch.isfinite(parameter).all():
+            raise ValueError(f"net must have finite weights, got a non-finite entry in {name}")
+    if not x.numel():
+        return
+    if not torch.isfinite(x).all():
+        raise ValueError("x must be finite, got NaN or infinity")
+    low, high = x.min().item(), x.max().item()
+    if low < 0 or high > 1:
+        raise ValueError(f"x must lie in [0, 1], got values from {low} to {high}")
+    first, last = int(y.min()), int(y.max())
+    if first < 0 or last >= net.num_classes:
+        raise ValueError(f"y must lie in 0..{net.num_classes - 1}, got labels from {first} to {last}")
+
+
+@contextmanager
+def evaluation_mode(net: nn.Module) -> Iterator[None]:
+    """The net in evaluation mode, without parameter gradients; both restored per module and parameter at the end."""
+    modes = {module: module.training for module in net.modules()}
+    frozen = {parameter: parameter.requires_grad for parameter in net.parameters()}
+    try:
+        net.eval().requires_grad_(False)
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for parameter, requires_grad in frozen.items():
+            parameter.requires_grad_(requires_grad)
+
+
+def pixel_box(x: Tensor, eps: float | Tensor, *, clip: bool = True) -> Box:
+    """The box of all images within eps of x, rounded outward so that no float image within eps is left out.
+
+    Args:
+        x: images [B, C, H, W].
+        eps: one radius, or one per image [B].
+        clip: cut to valid pixels, [0, 1].
+    """
+    radius = eps.double().view(-1, 1, 1, 1) if isinstance(eps, Tensor) else eps
+    lower = torch.nextafter((x.double() - radius).to(x.dtype), x.new_tensor(-math.inf))
+    upper = torch.nextafter((x.double() + radius).to(x.dtype), x.new_tensor(math.inf))
+    return Box(lower.clamp(min=0), upper.clamp(max=1)) if clip else Box(lower, upper)

@@ -1,0 +1,247 @@
+"""Certificates: what each method proves, that nothing can break it, and what it refuses."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lib.nets.layers import LInfDist
+from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net
+from lib.robustness.certify import Certificate, certified_radius, certify
+from lib.robustness.inputs import evaluation_mode, pixel_box
+
+SHAPE = (1, 4, 4)
+METHODS = ("margin", "interval")
+
+
+def fitted(net: Net, x: Tensor, y: Tensor, steps: int = 60) -> Net:
+    """A few steps towards large margins, so that some samples can be certified and others not."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
+    for step in range(steps):
+        logits = net(x, 8.0 if step < steps / 2 else math.inf)
+        loss = torch.nn.functional.multi_margin_loss(logits, y, margin=1.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def sample() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    y = torch.arange(60) % 3
+    centers = torch.rand(3, *SHAPE)
+    return (centers[y] + 0.25 * torch.randn(60, *SHAPE)).clamp(0, 1), y
+
+
+@pytest.fixture(scope="module", params=[LInfDistNet, LInfDistNetMLP, ConvLInfDistNetMLP], ids=lambda c: c.__name__)
+def net(request: pytest.FixtureRequest, sample: tuple[Tensor, Tensor]) -> Net:
+    torch.manual_seed(1)
+    sizes = {"width": 4, "hidden": 16} if request.param is ConvLInfDistNetMLP else {"width": 24, "depth": 2}
+    return fitted(request.param(SHAPE, 3, mean=0.4, std=0.3, **sizes), *sample)
+
+
+class TestProofs:
+    def test_some_samples_are_certified_and_some_are_not(self, net: Net, sample: tuple[Tensor, Tensor]) -> None:
+        certified = certify(net, *sample, 0.02).certified
+        assert 0 < certified.sum() < len(certified)
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_no_image_within_eps_changes_a_certified_prediction(
+        self, net: Net, sample: tuple[Tensor, Tensor], method: str
+    ) -> None:
+        x, y = sample
+        for eps in (0.01, 0.05):
+            certified = certify(net, x, y, eps, method).certified
+            lower, upper = pixel_box(x, eps)
+            for _ in range(200):
+                corner = torch.where(torch.rand_like(x) < 0.5, lower, upper)
+                assert (net(corner).argmax(1) == y)[certified].all()
+
+    def test_intervals_prove_whatever_the_margin_proves(self, net: Net, sample: tuple[Tensor, Tensor]) -> None:
+        for eps in (0.005, 0.02, 0.05):
+            margin, interval = (certify(net, *sample, eps, method) for method in METHODS)
+            assert (margin.certified <= interval.certified).all()
+            assert torch.equal(margin.radius, interval.radius)
+
+    def test_a_certified_sample_is_correct_and_a_wrong_one_has_radius_zero(
+        self, net: Net, sample: tuple[Tensor, Tensor]
+    ) -> None:
+        x, y = sample
+        shuffled = y.roll(1)
+        for method in METHODS:
+            result = certify(net, x, shuffled, 0.01, method)
+            assert (result.certified <= result.correct).all()
+            assert (result.radius[~result.correct] == 0).all()
+            assert not result.correct.all()
+
+    def test_margin_certificates_are_decided_by_the_radius(self, net: Net, sample: tuple[Tensor, Tensor]) -> None:
+        for eps in (0.005, 0.02, 0.05):
+            result = certify(net, *sample, eps, "margin")
+            assert torch.equal(result.certified, result.radius > eps) or (result.radius - eps).abs().min() < 1e-6
+
+    def test_the_searched_radius_is_certified_and_cannot_be_much_larger(
+        self, net: Net, sample: tuple[Tensor, Tensor]
+    ) -> None:
+        x, y = sample
+        radius = certified_radius(net, x, y, "interval")
+        assert (radius >= certified_radius(net, x, y, "margin") - 1e-6).all()
+        one = int(radius.argmax())
+        for factor, proved in ((1 - 1e-6, True), (1.001, False)):
+            result = certify(net, x[one : one + 1], y[one : one + 1], float(radius[one]) * factor)
+            assert result.certified.item() is proved
+
+    def test_training_mode_is_overruled_and_restored(self, net: Net, sample: tuple[Tensor, Tensor]) -> None:
+        want = certify(net, *sample, 0.02)
+        net.train()
+        net.layers[0].eval()
+        before = {name: value.clone() for name, value in net.state_dict().items()}
+        got = certify(net, *sample, 0.02)
+        assert net.training
+        assert not net.layers[0].training
+        assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+        net.eval()
+
+    def test_empty_batch(self, net: Net) -> None:
+        result = certify(net, torch.empty(0, *SHAPE), torch.empty(0, dtype=torch.int64), 0.1)
+        assert [len(column) for column in result] == [0, 0, 0]
+
+
+class TestTies:
+    def net_with_equal_logits(self) -> LInfDistNet:
+        net = LInfDistNet((1, 1, 1), 2, width=1, depth=1).eval()
+        net.top.weight.data = torch.tensor([[0.0], [1.0]])
+        return net
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_a_tie_is_not_certified(self, method: str) -> None:
+        x, y = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
+        result = certify(self.net_with_equal_logits(), x, y, 1e-6, method)  # type: ignore[arg-type]
+        assert result.correct.item()
+        assert not result.certified.item()
+        assert result.radius.item() == 0
+
+    def test_the_decision_boundary_is_found_from_the_right_side(self) -> None:
+        x, y = torch.full((1, 1, 1, 1), 0.25), torch.tensor([0])
+        net = self.net_with_equal_logits()
+        for method in METHODS:
+            assert certify(net, x, y, 0.2499, method).certified.item()  # type: ignore[arg-type]
+            assert not certify(net, x, y, 0.25, method).certified.item()  # type: ignore[arg-type]
+
+
+def test_clipping_to_valid_pixels_helps_where_pixels_are_black() -> None:
+    net = LInfDistNet((1, 1, 1), 2, width=1, depth=1).eval()
+    net.top.weight.data = torch.tensor([[-0.3], [1.5]])
+    x, y = torch.zeros(1, 1, 1, 1), torch.tensor([0])
+    assert certify(net, x, y, 0.59, "interval").certified.item()
+    assert certify(net, x, y, 0.59, "margin").radius.item() == pytest.approx(0.6, abs=1e-5)
+    assert not certify(net, x, y, 0.61, "margin").certified.item()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), scale=st.sampled_from([1e-3, 1.0, 1e4, 1e6]))
+def test_rounding_cannot_break_a_margin_certificate(seed: int, scale: float) -> None:
+    """At large activations float32 loses the margin itself; the radius must then shrink to what was executed."""
+    torch.manual_seed(seed)
+    net = LInfDistNet((1, 2, 2), 3, width=6, depth=3).eval()
+    for layer in [*net.layers, net.top]:
+        assert isinstance(layer, LInfDist)
+        layer.weight.data.mul_(scale)
+    x = torch.rand(20, 1, 2, 2)
+    y = net(x).argmax(1)
+    radius = certify(net, x, y, 0.5, "margin").radius
+    box = pixel_box(x, radius)
+    for _ in range(20):
+        corner = torch.where(torch.rand_like(x) < 0.5, box.lower, box.upper)
+        assert (net(corner).argmax(1) == y)[radius > 0].all()
+
+
+class TestPixelBox:
+    def test_holds_every_float_within_eps_and_not_much_more(self) -> None:
+        x = torch.rand(50, *SHAPE)
+        eps = 8 / 255
+        lower, upper = pixel_box(x, eps)
+        assert (lower.double() <= (x.double() - eps).clamp(min=0)).all()
+        assert (upper.double() >= (x.double() + eps).clamp(max=1)).all()
+        assert (lower.double() >= x.double() - eps - 2e-7).all()
+        assert lower.min() >= 0
+        assert upper.max() <= 1
+
+    def test_one_radius_per_image(self) -> None:
+        lower, upper = pixel_box(torch.full((2, *SHAPE), 0.5), torch.tensor([0.0, 0.25]), clip=False)
+        assert (upper - lower).amax((1, 2, 3)).tolist() == pytest.approx([0, 0.5], abs=1e-6)
+
+
+class TestRefusals:
+    net = LInfDistNet(SHAPE, 3, width=4, depth=2)
+
+    @pytest.mark.parametrize("eps", [0.0, -0.1, 1.0, math.nan, math.inf, "9/8", "wide"])
+    def test_eps_out_of_range(self, eps: float | str) -> None:
+        with pytest.raises(ValueError, match="eps"):
+            certify(self.net, torch.rand(1, *SHAPE), torch.tensor([0]), eps)
+
+    def test_unknown_method(self) -> None:
+        for call in (lambda *a: certify(*a, 0.1, "magic"), lambda *a: certified_radius(*a, "magic")):
+            with pytest.raises(ValueError, match="method must be one of margin, interval, got 'magic'"):
+                call(self.net, torch.rand(1, *SHAPE), torch.tensor([0]))
+
+    @pytest.mark.parametrize(
+        ("x", "y", "sentence"),
+        [
+            (torch.rand(2, 1, 3, 4), [0, 1], r"x must be images \[B, 1, 4, 4\], got \[2, 1, 3, 4\]"),
+            (torch.rand(2, 16), [0, 1], "x must be images"),
+            (torch.full((2, *SHAPE), 1.5), [0, 1], r"x must lie in \[0, 1\], got values from 1.5 to 1.5"),
+            (torch.full((2, *SHAPE), math.nan), [0, 1], "x must be finite"),
+            (torch.rand(2, *SHAPE), [0], r"y must be 2 labels \(one per image\), got \[1\]"),
+            (torch.rand(2, *SHAPE), [0, 3], r"y must lie in 0..2, got labels from 0 to 3"),
+            (torch.rand(2, *SHAPE), [-1, 0], "y must lie in 0..2, got labels from -1 to 0"),
+        ],
+    )
+    def test_bad_batches(self, x: Tensor, y: list[int], sentence: str) -> None:
+        with pytest.raises(ValueError, match=sentence):
+            certify(self.net, x, torch.tensor(y), 0.1)
+
+    def test_bad_types(self) -> None:
+        with pytest.raises(TypeError, match="x must be floating-point images"):
+            certify(self.net, torch.zeros(2, *SHAPE, dtype=torch.uint8), torch.tensor([0, 1]), 0.1)
+        with pytest.raises(TypeError, match="y must be integer labels"):
+            certify(self.net, torch.rand(2, *SHAPE), torch.tensor([0.0, 1.0]), 0.1)
+
+    def test_non_finite_weights(self) -> None:
+        net = LInfDistNet(SHAPE, 3, width=4, depth=2)
+        net.layers[0].weight.data[0, 0] = math.inf
+        with pytest.raises(ValueError, match=r"non-finite entry in layers\.0\.weight"):
+            certify(net, torch.rand(1, *SHAPE), torch.tensor([0]), 0.1)
+
+    def test_reduced_precision(self) -> None:
+        torch.set_float32_matmul_precision("medium")
+        try:
+            with pytest.raises(ValueError, match="full precision"):
+                certify(self.net, torch.rand(1, *SHAPE), torch.tensor([0]), 0.1)
+        finally:
+            torch.set_float32_matmul_precision("highest")
+
+
+def test_evaluation_mode_restores_after_an_error() -> None:
+    net = LInfDistNet(SHAPE, 3, width=4, depth=2)
+    net.top.weight.requires_grad_(False)
+
+    def fail_inside() -> None:
+        with evaluation_mode(net):
+            assert not net.training
+            assert not any(p.requires_grad for p in net.parameters())
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside()
+    assert net.training
+    assert not net.top.weight.requires_grad
+    assert net.layers[0].weight.requires_grad
+
+
+def test_a_certificate_is_three_columns() -> None:
+    assert Certificate._fields == ("correct", "certified", "radius")
