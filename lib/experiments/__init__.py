@@ -1,0 +1,1 @@
+"""What was measured: run records in, the paper's tables and figures out."""

@@ -1,0 +1,108 @@
+"""Figures of one run, drawn from its record and table; matplotlib is imported when the first one is asked for."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lib.experiments.published import published_row
+from lib.experiments.record import Record, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CERTIFIED, ATTACKED, PAPER = "#0072b2", "#d55e00", "#333333"
+
+_STYLE = {
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.8,
+}
+
+
+def plot_radii(record: Record, table: Table) -> "Figure":
+    """Certified accuracy against the radius, from the margin radii of the images, below that under attack.
+
+    The true robust accuracy lies between the two curves. The paper's numbers are marked where it has this row.
+    """
+    figure, (axes,) = _figure(1, height=4.2)
+    edges = np.concatenate([[0.0], np.unique(table.radius[table.radius > 0])])
+    proved = 100 * (len(table.radius) - np.searchsorted(np.sort(table.radius), edges, side="right")) / record.n
+    axes.step(edges, proved, where="post", color=CERTIFIED, label="certified by margin (lower bound)")
+    order = np.argsort(table.radii)
+    survived = 100 * table.survived[:, order].mean(axis=0)
+    axes.plot(table.radii[order], survived, "o-", color=ATTACKED, label="right after PGD (upper bound)")
+    strong = record.percent(record.robust_strong)
+    axes.plot(record.eps, strong, "s", color=ATTACKED, label="also right after the stronger attack")
+    if "interval" in record.certified:
+        percent = record.percent(record.certified["interval"])
+        axes.plot(record.eps, percent, "D", color=CERTIFIED, label="certified by intervals")
+    _mark_paper(axes, record)
+    axes.axvline(record.eps, color="#999999", linewidth=0.9, linestyle=":")
+    axes.set(xlim=(0, 1.03 * max(edges[-1], table.radii.max(initial=record.eps))), ylim=(0, 102))
+    axes.set(xlabel="radius eps (pixels, full range = 1)", ylabel="accuracy (%)")
+    axes.set_title(_title(record), loc="left")
+    axes.legend(loc="lower left", frameon=False)
+    return figure
+
+
+def plot_history(record: Record) -> "Figure":
+    """Training loss, training accuracy at the current p, and p itself, against the epoch; p = inf is shaded."""
+    figure, panels = _figure(3, height=5.6)
+    epoch = _column(record, "epoch")
+    p = _column(record, "p")
+    panels[0].plot(epoch, _column(record, "loss"), color=CERTIFIED)
+    panels[1].plot(epoch, 100 * _column(record, "accuracy"), color=CERTIFIED)
+    panels[2].plot(epoch, np.where(np.isfinite(p), p, np.nan), color=CERTIFIED)
+    panels[2].set_yscale("log", base=2)
+    for axes, label in zip(panels, ("training loss", "training accuracy (%)", "exponent p"), strict=True):
+        axes.set_ylabel(label)
+        if not np.isfinite(p).all():
+            axes.axvspan(epoch[~np.isfinite(p)][0] - 0.5, epoch[-1] + 0.5, color="#f0e6d2", zorder=0, label="p = inf")
+    panels[0].set_title(_title(record), loc="left")
+    panels[2].legend(loc="upper left", frameon=False)
+    panels[2].set_xlabel("epoch")
+    return figure
+
+
+def _figure(rows: int, height: float) -> tuple["Figure", "list[Axes]"]:
+    """A styled figure that belongs to no window: shown by a notebook once, where its cell returns it."""
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(_STYLE):  # type: ignore[arg-type]
+        figure, grid = plt.subplots(rows, 1, figsize=(7.2, height), sharex=True, squeeze=False)
+    plt.close(figure)
+    return figure, list(grid[:, 0])
+
+
+def _mark_paper(axes: "Axes", record: Record) -> None:
+    paper = published_row(record.recipe.name, record.eps)
+    if paper is None:
+        return
+    whose = "paper, whole test set" if record.subset else "paper"
+    style: dict[str, Any] = {
+        "color": PAPER,
+        "markerfacecolor": "none",
+        "markersize": 8,
+        "linestyle": "none",
+        "clip_on": False,
+    }
+    for name, radius, marker in (("certified", record.eps, "v"), ("robust", record.eps, "^"), ("clean", 0.0, "s")):
+        axes.plot(radius, paper[name], marker=marker, label=f"{name} ({whose})", **style)
+
+
+def _title(record: Record) -> str:
+    subset = f", {record.subset} †" if record.subset else ""
+    return f"{record.recipe.name}, budget {record.setting}, seed {record.seed}{subset}"
+
+
+def _column(record: Record, name: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    return np.array([row[name] for row in record.history], dtype=np.float64)

@@ -1,0 +1,141 @@
+"""The ledger: one JSON per finished run and, beside it, one compressed table with a row per evaluated image.
+
+Numbers are stored unrounded and as counts. A record whose table breaks "certified implies robust_strong implies robust
+implies clean" is not written, and a file that is not a whole record of this schema is not read.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.experiments.record import COLUMNS, SCHEMA, Record, Table, check_agreement, check_schema
+from lib.recipes import Recipe
+
+__all__ = ["Record", "Table", "path_of", "read", "read_table", "records", "write"]
+
+
+def path_of(results: str | Path, recipe: Recipe, budget: str, seed: int, overrides: Mapping[str, Any]) -> Path:
+    """results/RECIPE/BUDGET-SEED[-hash of overrides].json; the hash is of the fields' resolved values."""
+    stem = f"{budget}-{seed}"
+    if overrides:
+        resolved = {name: getattr(recipe, name) for name in sorted(overrides)}
+        stem += "-" + hashlib.sha256(json.dumps(resolved).encode()).hexdigest()[:8]
+    return Path(results) / recipe.name / f"{stem}.json"
+
+
+def write(record: Record, table: Table, results: str | Path) -> Path:
+    """Writes the record and its table, replacing those of an earlier run, and returns the path of the JSON.
+
+    Nothing is left behind by a failure, and there is never a JSON without its table.
+
+    Raises:
+        ValueError: the table breaks an implication or disagrees with the record's counts.
+    """
+    check_agreement(record, table)
+    path = path_of(results, record.recipe, record.budget, record.seed, record.overrides)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = path.with_suffix(".npz")
+    new_data, new_path = (target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in (data, path))
+    try:
+        with new_data.open("wb") as stream:
+            np.savez_compressed(stream, **_columns(table))
+        new_path.write_text(_to_json(record), encoding="utf-8")
+        # an old record must not be seen with a new table
+        path.unlink(missing_ok=True)
+        new_data.replace(data)
+        new_path.replace(path)
+    finally:
+        new_data.unlink(missing_ok=True)
+        new_path.unlink(missing_ok=True)
+        if not path.exists():
+            data.unlink(missing_ok=True)
+    return path
+
+
+def read(path: str | Path) -> Record:
+    """The record in a JSON file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not JSON, another schema, a missing or unknown key, or a value that `Record` refuses.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"record {path} does not exist, expected results/RECIPE/BUDGET-SEED.json")
+    try:
+        keys = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no whole record, expected JSON: {error}") from error
+    if not isinstance(keys, dict) or not isinstance(keys.get("schema"), int):
+        raise ValueError(f"{path} is no record, expected a JSON object with a schema number")
+    try:
+        return _from_json(keys)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_table(path: str | Path) -> Table:
+    """The table beside a record, by the path of either file, checked against the record.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: the table is damaged or not the record's.
+    """
+    record, data = read(Path(path).with_suffix(".json")), Path(path).with_suffix(".npz")
+    if not data.is_file():
+        raise FileNotFoundError(f"table {data} does not exist, expected it beside its record")
+    try:
+        with np.load(data, allow_pickle=False) as archive:
+            columns = dict(archive)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{data} is no whole table, expected an .npz archive: {error}") from error
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise ValueError(f"{data} lacks the columns {', '.join(missing)}")
+    methods = {name.removeprefix("certified_"): columns.pop(name) for name in list(columns) if name not in COLUMNS}
+    table = Table(certified=methods, **columns)
+    check_agreement(record, table)
+    return table
+
+
+def records(results: str | Path) -> Iterator[Record]:
+    """All records below a folder, by path; a damaged one raises as in `read`."""
+    for path in sorted(Path(results).rglob("*.json")):
+        yield read(path)
+
+
+def _columns(table: Table) -> dict[str, Any]:
+    certified = {f"certified_{method}": verdicts for method, verdicts in table.certified.items()}
+    return {name: getattr(table, name) for name in COLUMNS} | certified
+
+
+def _to_json(record: Record) -> str:
+    keys = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    keys["recipe"] = record.recipe.as_dict()
+    # JSON has no infinity
+    keys["history"] = [
+        {name: "inf" if value == math.inf else value for name, value in row.items()} for row in record.history
+    ]
+    return json.dumps(keys, indent=1, allow_nan=False) + "\n"
+
+
+def _from_json(keys: dict[str, Any]) -> Record:
+    check_schema(keys["schema"])
+    known = {field.name for field in dataclasses.fields(Record)}
+    if set(keys) != known:
+        missing, unknown = sorted(known - set(keys)), sorted(set(keys) - known)
+        raise ValueError(f"the record lacks {missing} and has unknown {unknown}, expected the keys of schema {SCHEMA}")
+    if not isinstance(keys["recipe"], dict):
+        raise TypeError(f"recipe is {keys['recipe']!r}, expected an object")
+    if not isinstance(keys["history"], list) or not all(isinstance(row, dict) for row in keys["history"]):
+        raise TypeError("history is no list of objects, expected one per epoch")
+    history = [{name: math.inf if v == "inf" else v for name, v in row.items()} for row in keys["history"]]
+    return Record(**keys | {"recipe": Recipe(**keys["recipe"]), "history": history})

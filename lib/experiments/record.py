@@ -1,0 +1,231 @@
+"""What a finished run says: the `Record` of its counts and the `Table` of its images, checked on construction."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lib.recipes import BUDGETS, Budget, Recipe
+
+SCHEMA = 1
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """A finished run: what was asked for, what it ran on, and how many of `n` images passed each judgement.
+
+    Raises:
+        ValueError, TypeError: one sentence with the field, the value received and what was expected.
+    """
+
+    recipe: Recipe  # resolved: budget and overrides applied
+    budget: Budget
+    seed: int
+    overrides: dict[str, Any]  # the fields that differ from the recipe file, with their values
+    commit: str  # of the code; "unknown" only after a warning
+    dirty: bool | None  # lib/ or recipes/ differed from the commit; None: no git to ask
+    versions: dict[str, str]  # of python and the packages
+    device: str  # what it ran on, in words
+    seconds_train: float  # wall time
+    seconds_evaluate: float  # wall time
+    peak_memory: int  # bytes
+    history: list[dict[str, float]]  # one row per epoch; p is inf at the end
+    eps: float  # radius of evaluation, pixels
+    n: int  # images evaluated
+    clean: int  # right
+    robust: int  # right, and right after the paper's attack
+    robust_strong: int  # also right after the stronger attack
+    certified: dict[str, int]  # proved right in the whole ball, by method
+    attacks: dict[str, str]  # what "robust" and "robust_strong" mean, in words
+    certificates: dict[str, str]  # what each method of `certified` is, in words
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        check_schema(self.schema)
+        _check_asked(self)
+        _check_numbers(self)
+        _check_counts(self)
+        resolved = {name: getattr(self.recipe, name) for name in sorted(self.overrides)}
+        object.__setattr__(self, "overrides", resolved)
+
+    @property
+    def subset(self) -> str:
+        """How the data fell short of the whole training and test set, in words; empty where they did not."""
+        parts = [f"{self.recipe.train_limit:,} training images"] if self.recipe.train_limit else []
+        if self.recipe.validation:
+            return ", ".join([*parts, f"{self.n:,} validation images"])
+        return ", ".join([*parts, f"{self.n:,} test images"] if self.recipe.test_limit else parts)
+
+    @property
+    def setting(self) -> str:
+        """The budget and what was overridden, in words."""
+        changes = ", ".join(f"{name} = {value}" for name, value in self.overrides.items())
+        return f"{self.budget} with {changes}" if changes else self.budget
+
+    def percent(self, count: int) -> float:
+        """A count as a percentage of `n`, correctly rounded to a float."""
+        return 100 * count / self.n
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Table:
+    """What happened to each of the n images, as arrays.
+
+    Raises:
+        ValueError: arrays of different lengths, or radii that are no numbers.
+    """
+
+    label: npt.NDArray[np.int16]  # [n]
+    prediction: npt.NDArray[np.int16]  # [n]
+    radius: npt.NDArray[np.float64]  # [n] margin radius in pixels, 0 where the prediction is wrong
+    certified: dict[str, Bools]  # method -> [n]
+    robust: Bools  # [n] right, and right after the paper's attack
+    robust_strong: Bools  # [n] also right after the stronger attack
+    radii: npt.NDArray[np.float64]  # [R] radii of the attack curve, pixels
+    survived: Bools  # [n, R] right after the paper's attack at each of `radii`
+
+    def __post_init__(self) -> None:
+        for name, dtype in COLUMNS.items():
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=dtype))
+        certified = {method: np.asarray(verdicts, dtype=bool) for method, verdicts in self.certified.items()}
+        object.__setattr__(self, "certified", certified)
+        n, shapes = len(self.label), {name: getattr(self, name).shape for name in COLUMNS}
+        shapes |= {f"certified[{method!r}]": verdicts.shape for method, verdicts in certified.items()}
+        for name, shape in shapes.items():
+            expected = {"radii": self.radii.shape[:1], "survived": (n, *self.radii.shape)}.get(name, (n,))
+            if shape != expected:
+                raise ValueError(f"{name} has shape {list(shape)}, expected {list(expected)}")
+        if not (np.isfinite(self.radius).all() and np.isfinite(self.radii).all()):
+            raise ValueError("radius or radii holds a value that is not finite, expected radii in pixels")
+
+    @property
+    def clean(self) -> Bools:
+        """[n] the prediction is right."""
+        return np.equal(self.label, self.prediction)
+
+
+COLUMNS: dict[str, type] = {
+    "label": np.int16,
+    "prediction": np.int16,
+    "radius": np.float64,
+    "robust": np.bool_,
+    "robust_strong": np.bool_,
+    "radii": np.float64,
+    "survived": np.bool_,
+}
+
+
+def check_agreement(record: Record, table: Table) -> None:
+    """Every implication holds for every image, and the table's counts are the record's."""
+    _check_implications(table)
+    ours = {"n": len(table.label)} | {name: int(getattr(table, name).sum()) for name in _VERDICTS}
+    theirs = {name: getattr(record, name) for name in ours}
+    ours |= {f"certified[{method!r}]": int(verdicts.sum()) for method, verdicts in table.certified.items()}
+    theirs |= {f"certified[{method!r}]": count for method, count in record.certified.items()}
+    if ours != theirs:
+        raise ValueError(f"the table counts {ours}, expected the record's {theirs}")
+
+
+_VERDICTS = ("clean", "robust", "robust_strong")
+
+
+def _check_implications(table: Table) -> None:
+    claims = [(f"certified by {method}", verdicts, "robust_strong") for method, verdicts in table.certified.items()]
+    claims += [("robust_strong", table.robust_strong, "robust"), ("robust", table.robust, "clean")]
+    claims += [("of positive radius", table.radius > 0, "clean")]
+    claims += [(f"robust at {r}", table.survived[:, k], "clean") for k, r in enumerate(table.radii)]
+    broken = [
+        f"{int(offending.sum())} images are {stronger} but not {weaker}"
+        for stronger, verdicts, weaker in claims
+        if (offending := verdicts & ~getattr(table, weaker)).any()
+    ]
+    if broken:
+        raise ValueError(f"{'; '.join(broken)}, expected certified => robust_strong => robust => clean for every image")
+
+
+def check_schema(schema: int) -> None:
+    """ValueError unless the number is that of this code."""
+    if schema != SCHEMA:
+        made = "an older" if schema < SCHEMA else "a newer"
+        raise ValueError(f"schema is {schema}, expected {SCHEMA}: the record was made by {made} version of this code")
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "recipe": Recipe,
+    "seed": int,
+    "overrides": dict,
+    "commit": str,
+    "dirty": (bool, type(None)),
+    "versions": dict,
+    "device": str,
+    "seconds_train": (int, float),
+    "seconds_evaluate": (int, float),
+    "peak_memory": int,
+    "history": list,
+    "eps": (int, float),
+    "n": int,
+    "clean": int,
+    "robust": int,
+    "robust_strong": int,
+    "certified": dict,
+    "attacks": dict,
+    "certificates": dict,
+    "schema": int,
+}
+
+
+def _check_types(record: Record) -> None:
+    for name, kind in _KINDS.items():
+        value = getattr(record, name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and name != "dirty"):
+            raise TypeError(f"{name} is {value!r}, expected {kind}")
+    for name in ("versions", "attacks", "certificates"):
+        if not all(isinstance(text, str) for text in getattr(record, name).values()):
+            raise TypeError(f"{name} is {getattr(record, name)!r}, expected texts")
+    if not all(isinstance(count, int) and not isinstance(count, bool) for count in record.certified.values()):
+        raise TypeError(f"certified is {record.certified!r}, expected whole numbers")
+
+
+def _check_asked(record: Record) -> None:
+    if record.budget not in BUDGETS:
+        raise ValueError(f"budget is {record.budget!r}, expected one of {', '.join(BUDGETS)}")
+    if record.seed < 0:
+        raise ValueError(f"seed is {record.seed}, expected at least 0")
+    if record.recipe.replace(**record.overrides) != record.recipe:
+        raise ValueError(f"overrides are {record.overrides}, expected the values that the recipe resolved to")
+    if record.eps != record.recipe.eps_test:
+        raise ValueError(f"eps is {record.eps}, expected the recipe's eps_test = {record.recipe.eps_test}")
+
+
+def _check_numbers(record: Record) -> None:
+    for name in ("seconds_train", "seconds_evaluate", "peak_memory"):
+        value = getattr(record, name)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {value}, expected a finite number of at least 0")
+    for row in record.history:
+        for name, value in row.items():
+            # p = inf is an exponent like any other
+            if not isinstance(value, (int, float)) or not (math.isfinite(value) or (name == "p" and value > 0)):
+                raise ValueError(f"history has {name} = {value!r}, expected a finite number")
+
+
+def _check_counts(record: Record) -> None:
+    if set(record.attacks) != {"robust", "robust_strong"} or set(record.certificates) != set(record.certified):
+        raise ValueError(
+            f"attacks name {sorted(record.attacks)} and certificates {sorted(record.certificates)}, "
+            f"expected robust, robust_strong and {sorted(record.certified)}"
+        )
+    if record.n < 1:
+        raise ValueError(f"n is {record.n}, expected at least one image")
+    most, least = max(record.certified.values(), default=0), min(record.certified.values(), default=0)
+    chain = (most, record.robust_strong, record.robust, record.clean, record.n)
+    if least < 0 or list(chain) != sorted(chain):
+        raise ValueError(
+            f"certified is {record.certified} and robust_strong, robust, clean, n are {chain[1:]}, "
+            "expected 0 <= certified <= robust_strong <= robust <= clean <= n"
+        )

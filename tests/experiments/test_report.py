@@ -1,0 +1,237 @@
+import dataclasses
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.experiments import ledger, report
+from lib.experiments.published import numbers, published, published_row
+from lib.experiments.record import Record, Table
+from lib.recipes import load, names
+
+Run = Callable[..., tuple[Record, Table]]
+
+
+def certified(count: int, n: int, run: tuple[Record, Table]) -> tuple[Record, Table]:
+    """The run with `count` of `n` images right and certified, the others wrong."""
+    record, table = run
+    right = np.arange(n) < count
+    counts = {"n": n, "clean": count, "robust": count, "robust_strong": count}
+    record = dataclasses.replace(record, **counts, certified={"margin": count, "interval": count})
+    columns = {"label": np.zeros(n), "prediction": ~right, "radius": 0.4 * right, "robust": right}
+    columns |= {"robust_strong": right, "certified": {"margin": right, "interval": right}}
+    return record, dataclasses.replace(table, **columns, survived=np.repeat(right[:, None], 5, axis=1))
+
+
+class TestRounding:
+    def test_certified_is_rounded_down(self) -> None:
+        assert report.rounded_down(92.649) == "92.64"
+        assert report.rounded_down(-3.701) == "-3.71"
+
+    def test_what_has_two_decimals_stays(self) -> None:
+        assert [report.rounded_down(100 * k / 10000) for k in range(10001)] == [f"{k / 100:.2f}" for k in range(10001)]
+
+    def test_clean_is_rounded_to_nearest(self) -> None:
+        assert (report.rounded(92.649), report.rounded(92.641)) == ("92.65", "92.64")
+
+    def test_no_number_is_a_dash(self) -> None:
+        assert report.rounded(math.nan) == report.rounded_down(math.nan) == "-"
+
+    @given(st.floats(-100, 100))
+    def test_rounding_down_never_overstates_and_loses_less_than_a_hundredth(self, percent: float) -> None:
+        printed = Decimal(report.rounded_down(percent))
+        assert 0 <= Fraction(percent) - Fraction(printed) + Fraction(1, 10**12) < Fraction(1, 100) + Fraction(2, 10**12)
+
+    @given(st.integers(1, 60000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+    def test_counts_are_rounded_down_exactly(self, pair: tuple[int, int]) -> None:
+        count, n = pair
+        assert Decimal(report.rounded_down(100 * count / n)) * 100 == (10000 * count) // n
+
+
+class TestPublished:
+    def test_the_rows_of_the_issue_are_those_printed(self) -> None:
+        assert published_row("mnist/linf-dist-net", 0.3) == {"clean": 98.54, "robust": 94.71, "certified": 92.64}
+        assert published_row("cifar10/linf-dist-net-mlp", 8 / 255) == {
+            "clean": 50.80,
+            "robust": 37.06,
+            "certified": 35.42,
+        }
+
+    def test_another_radius_is_another_row(self) -> None:
+        assert published_row("mnist/linf-dist-net", 0.1) is None
+
+    @pytest.mark.parametrize("name", [name for name in names() if published_row(name, load(name, "paper").eps_test)])
+    def test_printed_flops_are_ours(self, name: str) -> None:
+        rows = published(1)
+        printed = rows[rows["recipe"] == name]["flops"].item()
+        assert float(f"{load(name, 'paper').flops:.3g}") == printed
+
+    @pytest.mark.parametrize("number", [0, 3, "1"])
+    def test_another_table_is_refused(self, number: int) -> None:
+        with pytest.raises(ValueError, match=r"table is .*, expected one of 1"):
+            report.table(number, "nowhere")
+
+    @pytest.mark.parametrize("number", numbers())
+    def test_printed_accuracies_are_ordered(self, number: int) -> None:
+        for _, paper in published(number).iterrows():
+            values = [value for value in (paper["certified"], paper["robust"], paper["test"]) if not math.isnan(value)]
+            assert values == sorted(values)
+            assert values[0] > 0
+            assert values[-1] < 100
+
+
+class TestTable:
+    def ours(self, results: Path) -> "list[dict[str, object]]":
+        frame = report.table(1, results)
+        return frame[frame["recipe"] == "mnist/linf-dist-net"].to_dict("records")
+
+    def test_an_empty_ledger_says_so_in_every_row(self, tmp_path: Path) -> None:
+        frame = report.table(1, tmp_path)
+        assert len(frame) == len(published(1))
+        assert (frame["runs"] == 0).all()
+        text = report.markdown(frame)
+        assert text.count("no run yet") == 6
+        assert text.count("not remade here") == len(frame) - 6
+
+    def test_one_run_has_no_spread(self, tmp_path: Path, make_run: Run) -> None:
+        ledger.write(*certified(9264, 10000, make_run(n=10000)), tmp_path)
+        (ours,) = self.ours(tmp_path)
+        assert (ours["budget"], ours["runs"], ours["seeds"], ours["subset"]) == ("laptop", 1, "0", "")
+        assert (ours["certified"], ours["difference"]) == (92.64, 0.0)
+        assert math.isnan(float(str(ours["certified_spread"])))
+
+    def test_three_runs_have_mean_spread_and_seeds(self, tmp_path: Path, make_run: Run) -> None:
+        counts = (9200, 9230, 9245)
+        for seed, count in enumerate(counts):
+            ledger.write(*certified(count, 10000, make_run(seed=seed, n=10000)), tmp_path)
+        (ours,) = self.ours(tmp_path)
+        assert (ours["runs"], ours["seeds"], ours["certified"]) == (3, "0, 1, 2", 92.25)
+        assert ours["certified_spread"] == pytest.approx(statistics.stdev(count / 100 for count in counts))
+        assert ours["difference"] == -0.39
+        assert "| laptop | 3 (0, 1, 2) | 92.25 ± 0.23 |" in report.markdown(report.table(1, tmp_path))
+
+    def test_budgets_are_not_mixed(self, tmp_path: Path, make_run: Run) -> None:
+        for budget in ("paper", "laptop"):
+            ledger.write(*make_run(budget=budget), tmp_path)
+        assert [ours["budget"] for ours in self.ours(tmp_path)] == ["laptop", "paper"]
+
+    def test_runs_with_overrides_are_other_experiments(self, tmp_path: Path, make_run: Run) -> None:
+        ledger.write(*make_run(eps_test=0.1), tmp_path)
+        assert [ours["runs"] for ours in self.ours(tmp_path)] == [0]
+
+    def test_a_subset_carries_a_dagger_and_no_difference(self, tmp_path: Path, make_run: Run) -> None:
+        ledger.write(*make_run(budget="smoke"), tmp_path)
+        (ours,) = self.ours(tmp_path)
+        assert math.isnan(float(str(ours["difference"])))
+        text = report.markdown(report.table(1, tmp_path))
+        assert "smoke † (1,000 training images, 200 test images)" in text
+        assert "\n† Made on part of the data" in text
+
+    def test_a_whole_test_set_carries_no_dagger(self, tmp_path: Path, make_run: Run) -> None:
+        ledger.write(*make_run(), tmp_path)
+        assert "†" not in report.markdown(report.table(1, tmp_path))
+
+    def test_certified_is_printed_rounded_down(self, tmp_path: Path, make_run: Run) -> None:
+        ledger.write(*certified(2, 3, make_run(n=3)), tmp_path)
+        assert "| 66.67 | 66.67 | 66.67 | 66.66 | 66.66 |" in report.markdown(report.table(1, tmp_path))
+
+
+class TestRow:
+    def test_shows_the_run_above_the_paper(self, make_run: Run) -> None:
+        record, _ = certified(9264, 10000, make_run(n=10000))
+        frame = report.row(record)
+        assert list(frame.index) == ["this run", "paper"]
+        assert list(frame["certified (%)"]) == ["92.64", "92.64"]
+        assert frame.loc["this run", "budget"] == "laptop"
+
+    def test_marks_a_subset(self, make_run: Run) -> None:
+        frame = report.row(make_run(budget="smoke")[0])
+        assert frame.index[0] == "this run †"
+        assert frame["data"].iloc[0] == "1,000 training images, 200 test images"
+
+    @pytest.mark.parametrize(
+        ("name", "changes"), [("digits/linf-dist-net", {}), ("mnist/linf-dist-net", {"eps_test": 0.1})]
+    )
+    def test_has_no_paper_number_for_other_data_or_radii(
+        self, make_run: Run, name: str, changes: dict[str, float]
+    ) -> None:
+        frame = report.row(make_run(name, **changes)[0])
+        assert frame.loc["paper", "data"] == "no published number for this data and radius"
+        assert frame.loc["paper", "certified (%)"] == ""
+
+    def test_names_the_overrides(self, make_run: Run) -> None:
+        assert report.row(make_run(eps_test=0.1)[0])["budget"].iloc[0] == "laptop with eps_test = 0.1"
+
+
+class TestWriteTables:
+    def test_writes_the_same_bytes_twice(self, tmp_path: Path, make_run: Run) -> None:
+        for name in ("mnist/linf-dist-net", "digits/linf-dist-net"):
+            ledger.write(*make_run(name), tmp_path / "results")
+        pages = report.write_tables(tmp_path / "results", tmp_path / "first")
+        assert [page.name for page in pages] == ["table1.md", "claims.md"]
+        again = report.write_tables(tmp_path / "results", tmp_path / "second")
+        assert [page.read_bytes() for page in pages] == [page.read_bytes() for page in again]
+
+    def test_claims_hold_every_shipped_recipe(self, tmp_path: Path, make_run: Run) -> None:
+        ledger.write(*make_run("digits/linf-dist-net"), tmp_path / "results")
+        report.write_tables(tmp_path / "results", tmp_path)
+        text = (tmp_path / "claims.md").read_text()
+        assert all(f"| `{name}` |" in text for name in names())
+        assert "| `digits/linf-dist-net` | 0.1 | - | laptop | 1 (0) |" in text
+        assert "| `mnist/linf-dist-net` | 0.3 | 92.64 | no run yet |" in text
+
+
+class TestFigures:
+    def test_the_certified_curve_is_the_share_of_images_with_a_larger_radius(self, make_run: Run) -> None:
+        record, table = make_run(n=100)
+        axes = report.plot_radii(record, table).axes[0]
+        radii, percents = axes.lines[0].get_data()
+        for radius, percent in zip(radii, percents, strict=True):
+            assert percent == pytest.approx(100 * np.mean(table.radius > radius))
+
+    def test_the_attack_curve_is_the_share_of_survivors(self, make_run: Run) -> None:
+        record, table = make_run(n=100)
+        attack = report.plot_radii(record, table).axes[0].lines[1]
+        np.testing.assert_allclose(attack.get_xdata(), table.radii)
+        np.testing.assert_allclose(attack.get_ydata(), 100 * table.survived.mean(axis=0))
+
+    def test_both_axes_have_units(self, make_run: Run) -> None:
+        axes = report.plot_radii(*make_run(n=10)).axes[0]
+        assert "pixels" in axes.get_xlabel()
+        assert "%" in axes.get_ylabel()
+
+    @pytest.mark.parametrize(("name", "marked"), [("mnist/linf-dist-net", 3), ("digits/linf-dist-net", 0)])
+    def test_the_paper_is_marked_where_it_has_the_row(self, make_run: Run, name: str, marked: int) -> None:
+        labels = [line.get_label() for line in report.plot_radii(*make_run(name, n=10)).axes[0].lines]
+        assert sum("(paper" in str(label) for label in labels) == marked
+
+    def test_nothing_right_is_drawn_too(self, make_run: Run) -> None:
+        report.plot_radii(*certified(0, 10, make_run(n=10)))
+
+    def test_the_history_shows_every_epoch_and_shades_infinite_p(self, make_run: Run) -> None:
+        record = make_run()[0]
+        loss, accuracy, p = report.plot_history(record).axes
+        np.testing.assert_allclose(loss.lines[0].get_ydata(), [row["loss"] for row in record.history])
+        np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [90.0, 90.0, 90.0])
+        assert np.isnan(p.lines[0].get_ydata()[-1])
+        assert [patch.get_label() for patch in p.patches] == ["p = inf"]
+
+    def test_a_figure_belongs_to_no_window(self, make_run: Run) -> None:
+        import matplotlib.pyplot as plt
+
+        report.plot_history(make_run()[0])
+        assert plt.get_fignums() == []
+
+
+def test_importing_the_report_does_not_import_matplotlib() -> None:
+    code = "import sys, lib.experiments.report; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
