@@ -1,0 +1,62 @@
+"""The two training losses: the multi-class hinge of the plain net and the IBP loss of the composite net."""
+
+import math
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def hinge_loss(logits: Tensor, y: Tensor, theta: float, mix: float) -> Tensor:
+    """Multi-class hinge (paper Section 5): the mean over the batch of
+
+        mix * max(0, max_i v_i) + (1 - mix) * (1/K) sum_i max(0, v_i),
+        v_i = f_i - f_y + theta for i != y, v_y = 0.
+
+    Args:
+        logits: f, [B, K] with B >= 1.
+        y: labels [B], int64 in [0, K).
+        theta: threshold on the margin, in units of the logits: pixels divided by the net's std.
+        mix: rho in [0, 1], the weight of the largest violation against their mean over classes.
+
+    Raises:
+        ValueError: empty or mismatched batch, theta not positive and finite, mix outside [0, 1].
+    """
+    _check_batch("logits", logits, y)
+    if not (math.isfinite(theta) and theta > 0):
+        raise ValueError(f"theta is {theta}, expected a positive number in units of the logits")
+    _check_weight("mix", mix)
+    label = y.unsqueeze(1)
+    violations = logits - logits.gather(1, label) + theta
+    positive = violations.scatter(1, label, 0.0).clamp_min(0.0)
+    return (mix * positive.amax(1) + (1 - mix) * positive.mean(1)).mean()
+
+
+def ibp_loss(logits: Tensor, margin_ub: Tensor, y: Tensor, kappa_natural: float) -> Tensor:
+    """Natural and worst-case cross-entropy (Eq. 22): kappa * CE(logits, y) + (1 - kappa) * CE(margin_ub, y).
+
+    Args:
+        logits: z(x), [B, K] with B >= 1.
+        margin_ub: upper bounds of the margins z_i - z_y over the box (Eq. 21), [B, K], 0 at y.
+        y: labels [B], int64 in [0, K).
+        kappa_natural: kappa in [0, 1], the weight of the natural term.
+
+    Raises:
+        ValueError: empty or mismatched batch, kappa_natural outside [0, 1].
+    """
+    _check_batch("logits", logits, y)
+    _check_batch("margin_ub", margin_ub, y)
+    _check_weight("kappa_natural", kappa_natural)
+    natural, worst = F.cross_entropy(logits, y), F.cross_entropy(margin_ub, y)
+    return kappa_natural * natural + (1 - kappa_natural) * worst
+
+
+def _check_batch(name: str, scores: Tensor, y: Tensor) -> None:
+    if scores.dim() != 2 or len(scores) == 0 or y.shape != scores.shape[:1]:
+        raise ValueError(
+            f"{name} and y have shapes {list(scores.shape)} and {list(y.shape)}, expected [B, K] and [B] with B >= 1"
+        )
+
+
+def _check_weight(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} is {value}, expected a weight between 0 and 1")

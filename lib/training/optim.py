@@ -1,0 +1,140 @@
+"""Adam with the decoupled l_p-norm decay of distance weights (Eq. 6)."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from lib.nets.models import DistanceNet
+from lib.recipes import Recipe
+
+_FUSED = {"cpu", "cuda"}
+
+
+class AdamLp(torch.optim.Adam):
+    """Adam whose step first decays every neuron w by the gradient of (lambda / 2) ||w||_p^2 (Eq. 6), decoupled:
+
+        w_i <- w_i - lr * lambda * (|w_i| / ||w||_p)^(p - 2) * w_i
+
+    The norm runs over all dimensions of a parameter but the first. p = inf decays the first entry of largest |w_i|.
+
+    Args:
+        params: parameters or groups; each group has its own `lr`, `p`, `lp_decay`, `weight_decay`.
+        lr, betas, eps: as in torch.optim.Adam.
+        lp_decay: lambda of Eq. 6.
+        p: exponent of the decay, 1 <= p <= inf; like lr, set anew in the groups as training goes (`set_knobs`).
+        weight_decay: coefficient of ordinary decoupled l_2 decay.
+        fused: as in torch.optim.Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        *,
+        betas: tuple[float, float],
+        eps: float,
+        lp_decay: float = 0.0,
+        p: float = math.inf,
+        weight_decay: float = 0.0,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            decoupled_weight_decay=True,
+            fused=fused,
+        )
+        self.defaults.update(lp_decay=lp_decay, p=p)
+        for group in self.param_groups:
+            group.setdefault("lp_decay", lp_decay)
+            group.setdefault("p", p)
+
+    def set_knobs(self, p: float, lr: float) -> None:
+        """Sets the exponent of the decay and the learning rate of every group for the next step."""
+        for group in self.param_groups:
+            group.update(p=p, lr=lr)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Evaluates the closure if there is one, decays, then does Adam's step; returns what the closure did."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["lp_decay"]:
+                self._decay(group)
+        super().step()
+        return loss
+
+    @torch.no_grad()
+    def _decay(self, group: dict[str, Any]) -> None:
+        for w in group["params"]:
+            if w.grad is not None:
+                decay_(w, group["p"], float(group["lr"]) * group["lp_decay"])
+
+
+def decay_(w: Tensor, p: float, rate: float) -> None:
+    """w_i <- w_i - rate * (|w_i| / ||w||_p)^(p - 2) * w_i in place, for every neuron w[o] of a contiguous w [O, ...].
+
+    Raises ValueError for p < 1 or NaN.
+    """
+    if not p >= 1:
+        raise ValueError(f"p is {p}, expected 1 <= p <= inf")
+    rows = w.view(len(w), -1)
+    if p == 2:
+        rows.mul_(1 - rate)
+    elif math.isinf(p):
+        largest = rows.abs().argmax(1, keepdim=True)
+        rows.scatter_(1, largest, rows.gather(1, largest) * (1 - rate))
+    else:
+        rows.sub_(_lp_direction(rows, p), alpha=rate)
+
+
+def _lp_direction(rows: Tensor, p: float) -> Tensor:
+    """(|w_i| / ||w||_p)^(p - 2) w_i [O, I], from the ratios |w_i| / max |w| so that no power overflows."""
+    ratio = rows.abs()
+    largest = ratio.amax(1, keepdim=True).clamp_min_(torch.finfo(rows.dtype).tiny)
+    # a ratio whose p-th power is below 2^-100 changes nothing, but denormal numbers would be slow
+    ratio = ratio.div_(largest).clamp_min_(2 ** (-100 / p))
+    power = _power(ratio, p)
+    # the largest entry adds 1; only a row of zeros has less
+    total = ratio.square_().mul_(power).sum(1, keepdim=True).clamp_min_(1.0)
+    return power.mul_(rows).mul_(total.pow_((2 - p) / p))
+
+
+def _power(ratio: Tensor, p: float) -> Tensor:
+    """ratio^(p - 2), for the rungs of the ladder p = 4, 8, 16, ... as ratio^2 ratio^4 ... ratio^(p/2)."""
+    rungs = math.log2(p)
+    if not (rungs.is_integer() and rungs >= 2):
+        return ratio.pow(p - 2)
+    square = ratio.square()
+    power = square.clone()
+    for _ in range(int(rungs) - 2):
+        power.mul_(square.square_())
+    return power
+
+
+def make_optimizer(net: DistanceNet, recipe: Recipe) -> AdamLp:
+    """Adam with the recipe's decay of distance weights; unless that is "none", the rest decays by l_2 (Section 5)."""
+    distance, other = net.distance_weights(), net.other_parameters()
+    decays = {
+        "lp": ({"lp_decay": recipe.weight_decay}, {"weight_decay": recipe.weight_decay}),
+        "l2": ({"weight_decay": recipe.weight_decay}, {"weight_decay": recipe.weight_decay}),
+        "none": ({}, {}),
+    }
+    of_distance, of_other = decays[recipe.decay]
+    return AdamLp(
+        [{"params": distance} | of_distance, {"params": other} | of_other],
+        recipe.lr,
+        betas=(recipe.beta1, recipe.beta2),
+        eps=recipe.adam_eps,
+        p=recipe.p_start,
+        fused=all(parameter.device.type in _FUSED for parameter in [*distance, *other]),
+    )

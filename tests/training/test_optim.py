@@ -1,0 +1,207 @@
+import io
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn, tensor
+
+from lib import recipes
+from lib.nets.models import build
+from lib.training.optim import AdamLp, decay_, make_optimizer
+
+SMOKE = recipes.load("digits/linf-dist-net", "smoke")
+
+
+def decay_direction(w, p):
+    """What a decay at rate 1 takes away."""
+    decayed = w.clone()
+    decay_(decayed, p, 1.0)
+    return w - decayed
+
+
+def gradient_of_half_the_square(w, p):
+    w = w.clone().requires_grad_()
+    (torch.linalg.vector_norm(w.flatten(1), p, dim=1) ** 2 / 2).sum().backward()
+    return w.grad
+
+
+def parameters(*shapes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+
+
+def set_gradients(params, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in params:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+class TestDecay:
+    w = tensor([[3.0, -4.0, 1.0]], dtype=torch.float64)
+
+    @pytest.mark.parametrize(
+        ("p", "direction"),
+        [
+            (2.0, [3.0, -4.0, 1.0]),
+            (8.0, [0.497057201, -3.72372436, 2.27278e-4]),
+            (math.inf, [0.0, -4.0, 0.0]),
+        ],
+    )
+    def test_vectors_of_the_formula(self, p, direction):
+        assert decay_direction(self.w, p)[0].tolist() == pytest.approx(direction, rel=1e-6)
+
+    @given(
+        seed=st.integers(0, 1000),
+        shape=st.sampled_from([(1, 1), (5, 63), (3, 500), (4, 3, 3, 3)]),
+        p=st.one_of(st.floats(1, 1200), st.sampled_from([1.0, 2.0, 4.0, 8.0, 16.0, 1024.0])),
+    )
+    @settings(deadline=None)
+    def test_it_follows_the_gradient_of_half_the_squared_norm(self, seed, shape, p):
+        generator = torch.Generator().manual_seed(seed)
+        # kept at most 1 and away from 0, so that autograd's own powers stay finite
+        w = torch.rand(shape, generator=generator, dtype=torch.float64) * 0.5 + 0.5
+        w *= torch.randint(2, shape, generator=generator) * 2 - 1
+        torch.testing.assert_close(decay_direction(w, p), gradient_of_half_the_square(w, p), rtol=1e-9, atol=1e-12)
+
+    def test_a_neuron_of_a_convolution_is_one_vector(self):
+        w = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(decay_direction(w, 8.0).flatten(1), decay_direction(w.flatten(1), 8.0))
+
+    @pytest.mark.parametrize("scale", [1e-30, 1e30])
+    @pytest.mark.parametrize("p", [8.0, 37.3, 1000.0, 1024.0])
+    def test_no_power_overflows_or_vanishes_in_float32(self, p, scale):
+        direction = decay_direction(self.w.float() * scale, p) / scale
+        torch.testing.assert_close(direction, decay_direction(self.w, p).float(), rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 8.0, 1000.0, math.inf])
+    def test_rows_and_entries_of_zeros_stay_zero(self, p):
+        w = tensor([[0.0, 0.0], [0.0, -2.0], [5e-42, 0.0]])
+        direction = decay_direction(w, p)
+        assert direction.isfinite().all()
+        assert direction[0].tolist() == [0, 0]
+        assert direction[1].tolist() == [0, -2]
+        assert direction[2, 1] == 0
+
+    def test_at_infinity_the_first_of_equal_entries_decays(self):
+        w = tensor([[1.0, -2.0, 2.0, -2.0]])
+        decay_(w, math.inf, 0.25)
+        assert w.tolist() == [[1.0, -1.5, 2.0, -2.0]]
+
+    def test_a_nan_weight_is_not_hidden(self):
+        for p in (8.0, 9.5, math.inf):
+            w = tensor([[1.0, math.nan], [3.0, 4.0]])
+            decay_(w, p, 0.1)
+            assert w[0].isnan().any()
+            assert w[1].isfinite().all()
+
+    @pytest.mark.parametrize("p", [0.5, -math.inf, math.nan])
+    def test_an_exponent_below_1_is_refused(self, p):
+        with pytest.raises(ValueError, match=f"p is {p}"):
+            decay_(torch.ones(1, 2), p, 0.1)
+
+
+class TestAdamLp:
+    def options(self, **changes):
+        return {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-10, "fused": True} | changes
+
+    @pytest.mark.parametrize("fused", [True, None])
+    def test_without_decay_it_is_torchs_adam(self, fused):
+        ours, theirs = parameters((5, 63), (7,)), parameters((5, 63), (7,))
+        optimizers = AdamLp(ours, **self.options(fused=fused)), torch.optim.Adam(theirs, **self.options(fused=fused))
+        for step in range(5):
+            for params, optimizer in zip((ours, theirs), optimizers, strict=True):
+                set_gradients(params, step)
+                optimizer.step()
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+    def test_ordinary_decay_is_torchs_adamw(self):
+        ours, theirs = parameters((5, 63)), parameters((5, 63))
+        options = self.options(weight_decay=0.3)
+        for params, optimizer in ((ours, AdamLp(ours, **options)), (theirs, torch.optim.AdamW(theirs, **options))):
+            for step in range(3):
+                set_gradients(params, step)
+                optimizer.step()
+        assert torch.equal(ours[0], theirs[0])
+
+    @pytest.mark.parametrize("p", [8.0, 37.3, math.inf])
+    def test_the_decay_comes_before_the_step_with_the_current_rate_and_exponent(self, p):
+        ours, theirs = parameters((5, 63)), parameters((5, 63))
+        optimizer = AdamLp(ours, **self.options(lp_decay=0.5))
+        plain = torch.optim.Adam(theirs, **self.options())
+        optimizer.set_knobs(p=p, lr=0.1)
+        plain.param_groups[0]["lr"] = 0.1
+        for params in (ours, theirs):
+            set_gradients(params, 1)
+        optimizer.step()
+        with torch.no_grad():
+            decay_(theirs[0], p, 0.1 * 0.5)
+        plain.step()
+        assert torch.equal(ours[0], theirs[0])
+
+    def test_a_closure_sees_the_weights_before_the_decay(self):
+        (w,) = parameters((2, 3))
+        before, seen = w.detach().clone(), []
+        optimizer = AdamLp([w], **self.options(lp_decay=0.5))
+
+        def closure():
+            seen.append(w.detach().clone())
+            loss = w.square().sum()
+            loss.backward()
+            return loss
+
+        loss = optimizer.step(closure)
+        assert torch.equal(seen[0], before)
+        assert loss.item() == pytest.approx(before.square().sum().item())
+        assert not torch.equal(w, before)
+
+    def test_a_parameter_without_gradient_does_not_decay(self):
+        (w,) = parameters((2, 3))
+        before = w.detach().clone()
+        AdamLp([w], **self.options(lp_decay=0.5, weight_decay=0.5)).step()
+        assert torch.equal(w, before)
+
+    def test_it_goes_on_from_its_state_bit_for_bit(self):
+        params = parameters((5, 63), (7,))
+        optimizer = AdamLp(params, **self.options(lp_decay=0.5))
+        for step in range(3):
+            optimizer.set_knobs(p=8.0 * 2**step, lr=0.01)
+            set_gradients(params, step)
+            optimizer.step()
+        file = io.BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        file.seek(0)
+        copies = [nn.Parameter(parameter.detach().clone()) for parameter in params]
+        resumed = AdamLp(copies, **self.options())
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+        assert resumed.param_groups[0]["p"] == 32
+        for group, continued in ((params, optimizer), (copies, resumed)):
+            set_gradients(group, 3)
+            continued.step()
+        assert all(torch.equal(a, b) for a, b in zip(params, copies, strict=True))
+
+
+class TestMakeOptimizer:
+    @pytest.mark.parametrize(
+        ("decay", "of_distance", "of_other"),
+        [("lp", (0.005, 0), (0, 0.005)), ("l2", (0, 0.005), (0, 0.005)), ("none", (0, 0), (0, 0))],
+    )
+    @pytest.mark.parametrize("name", ["digits/linf-dist-net", "digits/linf-dist-net-mlp"])
+    def test_distance_weights_decay_as_the_recipe_says_and_the_rest_ordinarily(
+        self, name, decay, of_distance, of_other
+    ):
+        recipe = recipes.load(name, "smoke").replace(decay=decay)
+        net = build(recipe)
+        optimizer = make_optimizer(net, recipe)
+        distance, other = optimizer.param_groups
+        assert [id(w) for w in distance["params"]] == [id(w) for w in net.distance_weights()]
+        assert {id(w) for group in (distance, other) for w in group["params"]} == {id(w) for w in net.parameters()}
+        assert (distance["lp_decay"], distance["weight_decay"]) == of_distance
+        assert (other["lp_decay"], other["weight_decay"]) == of_other
+
+    def test_it_takes_adams_numbers_from_the_recipe(self):
+        recipe = SMOKE.replace(lr=0.03, beta1=0.8, beta2=0.95, adam_eps=1e-11)
+        for group in make_optimizer(build(recipe), recipe).param_groups:
+            assert (group["lr"], group["betas"], group["eps"], group["p"]) == (0.03, (0.8, 0.95), 1e-11, 8)
+            assert group["fused"]
