@@ -1,0 +1,156 @@
+"""Triton kernels behind `lib.ops.gpu`: a register tile over two free indices, a loop over the summed or maximised one.
+
+Each program owns its output tile, so there are no atomics and two runs agree bit for bit. Each step of the loop loads
+one short contiguous vector per side and updates the tile by their outer difference; `lib.ops.gpu` transposes the
+operands for that and pads the free dimensions with zeros to whole tiles, so that every load and store is in range and
+vectorised. Base pointers advance row by row and tile offsets are int64: tensors may have more than 2^31 elements.
+"""
+
+import triton
+import triton.language as tl
+
+NAN = tl.constexpr(tl.PropagateNan.ALL)
+UNROLL = tl.constexpr(2)
+
+
+@triton.jit
+def _natural_power(r, exponent: tl.constexpr):
+    """r^exponent for an exponent of 1 or more, by squaring."""
+    if exponent == 1:
+        result = r
+    elif exponent % 2 == 0:
+        result = _natural_power(r * r, exponent // 2)
+    else:
+        result = r * _natural_power(r * r, exponent // 2)
+    return result
+
+
+@triton.jit
+def _log2(r):
+    """log2 of 0 < r < inf, off by at most 2^-24 near r = 1, where the hardware's own is off by 2^-22."""
+    bits = r.to(tl.int32, bitcast=True)
+    exponent = (bits - 0x3F3504F3) & -0x800000  # leaves a mantissa in [sqrt(1/2), sqrt(2))
+    f = (bits - exponent).to(tl.float32, bitcast=True) - 1.0
+    # log2(1 + f) / f, minimax
+    q = -0.2089337706565857 + 0.1292642056941986 * f
+    q = 0.21521227061748505 + q * f
+    q = -0.23867568373680115 + q * f
+    q = 0.2879391014575958 + q * f
+    q = -0.3607162535190582 + q * f
+    q = 0.4809102714061737 + q * f
+    q = -0.7213472127914429 + q * f
+    q = 1.4426950216293335 + q * f
+    return q * f + exponent.to(tl.float32) * 1.1920928955078125e-07
+
+
+@triton.jit
+def _power(r, p, natural_p: tl.constexpr):
+    """|r|^p; natural_p is p where that is a small natural number, else 0."""
+    if natural_p == 0:
+        result = tl.exp2(p * _log2(tl.abs(r)))
+    elif natural_p % 2 == 0:
+        result = _natural_power(r, natural_p)
+    else:
+        result = _natural_power(tl.abs(r), natural_p)
+    return result
+
+
+@triton.jit
+def _signed_power(r, p, natural_p: tl.constexpr):
+    """sign(r) |r|^(p - 1) with sign(0) = 0; NaN stays NaN."""
+    if natural_p == 0:
+        size = tl.exp2((p - 1.0) * _log2(tl.abs(r)))
+        result = tl.where(r > 0, size, tl.where(r < 0, -size, r))
+    elif natural_p == 1:
+        result = tl.where(r > 0, 1.0, tl.where(r < 0, -1.0, r))
+    elif natural_p % 2 == 0:
+        result = _natural_power(r, natural_p - 1)
+    else:
+        result = tl.abs(r) * _natural_power(r, natural_p - 2)
+    return result
+
+
+@triton.jit
+def _tile(rows, cols, TILE: tl.constexpr):
+    """Row and column indices of this program's tile and its offsets; neighbouring programs share their columns."""
+    row = tl.program_id(0) % (rows // TILE) * TILE + tl.arange(0, TILE)
+    col = tl.program_id(0) // (rows // TILE) * TILE + tl.arange(0, TILE)
+    return row, col, row.to(tl.int64)[:, None] * cols + col[None, :]
+
+
+@triton.jit
+def peaks(x_t, w_t, y, index, B, O, I, WITH_INDEX: tl.constexpr, TILE: tl.constexpr):
+    """y[b, o] = max_i |x_t[i, b] - w_t[i, o]| and, on request, the first i that attains it. y comes as zeros."""
+    b, o, place = _tile(B, O, TILE)
+    # Loaded rather than made here: the tile then takes the layout of memory, four columns to a thread.
+    best = tl.load(y + place)
+    first = tl.zeros([TILE, TILE], tl.int32)
+    for i in tl.range(0, I, loop_unroll_factor=UNROLL):
+        distance = tl.abs(tl.load(x_t + b)[:, None] - tl.load(w_t + o)[None, :])
+        better = tl.maximum(best, distance, propagate_nan=NAN)
+        if WITH_INDEX:
+            # Compared as bits, so that the first NaN counts as a change and later ones do not.
+            changed = better.to(tl.int32, bitcast=True) != best.to(tl.int32, bitcast=True)
+            first = tl.where(changed, i, first)
+        best = better
+        x_t += B
+        w_t += O
+    tl.store(y + place, best)
+    if WITH_INDEX:
+        tl.store(index + place, first)
+
+
+@triton.jit
+def power_sums(x_t, w_t, scale, total, B, O, I, p, natural_p: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr):
+    """total[b, o] = sum_i (|x_t[i, b] - w_t[i, o]| scale[b, o])^p, chunk by chunk to keep the rounding small."""
+    b, o, place = _tile(B, O, TILE)
+    unit = tl.load(scale + place)
+    whole = tl.zeros([TILE, TILE], tl.float32)
+    for start in range(0, I, CHUNK):
+        part = tl.zeros([TILE, TILE], tl.float32)
+        for _ in tl.range(start, tl.minimum(start + CHUNK, I), loop_unroll_factor=UNROLL):
+            difference = tl.load(x_t + b)[:, None] - tl.load(w_t + o)[None, :]
+            part += _power(difference * unit, p, natural_p)
+            x_t += B
+            w_t += O
+        whole += part
+    tl.store(total + place, whole)
+
+
+@triton.jit
+def gradient_sums(a, c, grad, scale, out, N, I, M, p, natural_p: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr):
+    """out[n, i] = sum_m grad[m, n] sign(r) |r|^(p - 1) with r = (a[n, i] - c[m, i]) scale[m, n], chunk by chunk."""
+    n, i, place = _tile(N, I, TILE)
+    here = tl.load(a + place)
+    whole = tl.zeros([TILE, TILE], tl.float32)
+    for start in range(0, M, CHUNK):
+        part = tl.zeros([TILE, TILE], tl.float32)
+        for _ in tl.range(start, tl.minimum(start + CHUNK, M), loop_unroll_factor=UNROLL):
+            ratio = (here - tl.load(c + i)[None, :]) * tl.load(scale + n)[:, None]
+            part += tl.load(grad + n)[:, None] * _signed_power(ratio, p, natural_p)
+            c += I
+            grad += N
+            scale += N
+        whole += part
+    tl.store(out + place, whole)
+
+
+@triton.jit
+def box_peaks(l_t, u_t, w_t, lower, upper, B, O, I, TILE: tl.constexpr):
+    """Least and greatest p = inf distance from w over the box [l, u]. lower and upper come as zeros."""
+    b, o, place = _tile(B, O, TILE)
+    least = tl.load(lower + place)
+    greatest = tl.load(upper + place)
+    for _ in tl.range(0, I, loop_unroll_factor=UNROLL):
+        w = tl.load(w_t + o)[None, :]
+        from_low = tl.load(l_t + b)[:, None] - w
+        from_high = tl.load(u_t + b)[:, None] - w
+        gap = tl.maximum(from_low, -from_high, propagate_nan=NAN)
+        reach = tl.maximum(tl.abs(from_low), tl.abs(from_high), propagate_nan=NAN)
+        least = tl.maximum(least, gap, propagate_nan=NAN)
+        greatest = tl.maximum(greatest, reach, propagate_nan=NAN)
+        l_t += B
+        u_t += B
+        w_t += O
+    tl.store(lower + place, least)
+    tl.store(upper + place, greatest)

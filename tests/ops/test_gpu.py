@@ -1,0 +1,231 @@
+"""The Triton kernels against the reference in float64: natively where there is a GPU, else interpreted on the CPU."""
+
+import importlib.util
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lib.ops import gpu, reference
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton: pip install triton"),
+    # From NumPy, under the interpreter, where infinity is the right answer.
+    pytest.mark.filterwarnings("ignore:overflow encountered in exp2:RuntimeWarning"),
+]
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SHAPES = [(1, 1, 1), (3, 63, 10), (5, 50, 7), (17, 33, 19), (0, 8, 4)]
+FINITE = (1.0, 2.0, 3.0, 8.0, 37.3, 1000.0)
+NO_INDEX = torch.empty(0, dtype=torch.int32)
+
+
+@pytest.fixture(autouse=True)
+def empties_hold_nan_and_nothing_is_random() -> Iterator[None]:
+    """torch.empty comes filled with NaN here, so a cell that no kernel wrote shows."""
+    torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def rand(*shape: int) -> Tensor:
+    return torch.randn(*shape, device=DEVICE)
+
+
+def assert_gradients_match(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> None:
+    """Each gradient within p 2^-22 of its largest entry."""
+    exact = reference.lp_dist(x.double(), w.double(), p)
+    pair = gpu.lp_dist_backward(grad, x, w, y, NO_INDEX, p, True, True)
+    wide = reference.lp_dist_backward(grad.double(), x.double(), w.double(), exact, NO_INDEX, p, True, True)
+    for name, got, want in zip(("grad_x", "grad_w"), pair, wide, strict=True):
+        atol = p * 2**-22 * want.abs().max().item() if want.numel() else 0
+        torch.testing.assert_close(got.double(), want, rtol=0, atol=atol, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("p", FINITE)
+def test_finite_p_and_both_gradients_match_the_reference(shape: tuple[int, int, int], p: float) -> None:
+    B, O, I = shape
+    x, w, grad = rand(B, I), rand(O, I), rand(B, O)
+    y = gpu.lp_dist(x, w, p)
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y.double(), reference.lp_dist(x.double(), w.double(), p), rtol=1e-5, atol=0)
+    assert_gradients_match(grad, x, w, y, p)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_p_inf_its_index_and_both_gradients_match_the_reference(shape: tuple[int, int, int]) -> None:
+    B, O, I = shape
+    x, w, grad = rand(B, I), rand(O, I), rand(B, O)
+    y, index = gpu.lp_dist_argmax(x, w)
+    want_y, want_index = reference.lp_dist_argmax(x, w)
+    assert torch.equal(y, want_y)
+    assert torch.equal(gpu.lp_dist(x, w, math.inf), want_y)
+    assert index.dtype == torch.int32
+    assert torch.equal(index, want_index)
+    got = gpu.lp_dist_backward(grad, x, w, y, index, math.inf, True, True)
+    want = reference.lp_dist_backward(grad, x, w, y, index, math.inf, True, True)
+    for name, a, b in zip(("grad_x", "grad_w"), got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bounds_match_the_reference_bit_for_bit(shape: tuple[int, int, int]) -> None:
+    B, O, I = shape
+    lower, w = rand(B, I), rand(O, I)
+    upper = lower + rand(B, I).abs()
+    for got, want in zip(
+        gpu.linf_dist_bounds(lower, upper, w), reference.linf_dist_bounds(lower, upper, w), strict=True
+    ):
+        assert torch.equal(got, want)
+
+
+def test_shapes_of_several_tiles_and_chunks_match_the_reference() -> None:
+    x, w, grad = rand(65, 20), rand(66, 20), rand(65, 66)
+    assert_gradients_match(grad, x, w, gpu.lp_dist(x, w, 2.0), 2.0)
+    y, index = gpu.lp_dist_argmax(x, w)
+    want_y, want_index = reference.lp_dist_argmax(x, w)
+    assert torch.equal(y, want_y)
+    assert torch.equal(index, want_index)
+
+
+@pytest.mark.parametrize("p", [1.01, 5.0, 1000.5, 1e6])
+def test_an_exponent_off_the_beaten_track_matches_the_reference(p: float) -> None:
+    x, w = rand(4, 30), rand(5, 30)
+    y = gpu.lp_dist(x, w, p)
+    torch.testing.assert_close(y.double(), reference.lp_dist(x.double(), w.double(), p), rtol=1e-5, atol=0)
+    assert_gradients_match(rand(4, 5), x, w, y, p)
+
+
+@pytest.mark.parametrize("p", [1.0, 8.0, 37.3, 1000.0])
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_tiny_and_huge_magnitudes_neither_underflow_nor_overflow(size: float, p: float) -> None:
+    x, w = size * rand(4, 9), size * rand(5, 9)
+    y = gpu.lp_dist(x, w, p)
+    torch.testing.assert_close(y.double(), reference.lp_dist(x.double(), w.double(), p), rtol=1e-5, atol=0)
+    assert_gradients_match(rand(4, 5), x, w, y, p)
+
+
+@pytest.mark.parametrize("p", FINITE)
+def test_no_entry_outlives_the_rescaling_beside_a_far_larger_one(p: float) -> None:
+    x, w = torch.tensor([[1e30, 1e-30, 0.0]], device=DEVICE), torch.zeros(1, 3, device=DEVICE)
+    y = gpu.lp_dist(x, w, p)
+    torch.testing.assert_close(y, torch.full_like(y, 1e30))
+    grad_x, grad_w = gpu.lp_dist_backward(torch.ones_like(y), x, w, y, NO_INDEX, p, True, True)
+    assert grad_x.tolist() == [[1.0, 1.0 if p == 1 else 0.0, 0.0]]
+    assert torch.equal(grad_w, -grad_x)
+
+
+def test_the_first_of_tied_indices_takes_the_gradient() -> None:
+    x, w = torch.randint(-1, 2, (9, 12), device=DEVICE).float(), torch.randint(-1, 2, (11, 12), device=DEVICE).float()
+    y, index = gpu.lp_dist_argmax(x, w)
+    assert torch.equal(index, reference.lp_dist_argmax(x, w)[1])
+    grad = torch.ones_like(y)
+    got = gpu.lp_dist_backward(grad, x, w, y, index, math.inf, True, True)
+    want = reference.lp_dist_backward(grad, x, w, y, index, math.inf, True, True)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_a_sample_on_its_weight_has_distance_0_and_sign_plus_1_only_at_p_inf() -> None:
+    x = rand(1, 6)
+    one = torch.ones(1, 1, device=DEVICE)
+    for p in FINITE:
+        y = gpu.lp_dist(x, x, p)
+        assert y.item() == 0
+        for gradient in gpu.lp_dist_backward(one, x, x, y, NO_INDEX, p, True, True):
+            assert torch.equal(gradient, torch.zeros_like(x))
+    y, index = gpu.lp_dist_argmax(x, x)
+    grad_x, grad_w = gpu.lp_dist_backward(one, x, x, y, index, math.inf, True, True)
+    assert (y.item(), index.item()) == (0, 0)
+    assert grad_x.tolist() == [[1, 0, 0, 0, 0, 0]]
+    assert grad_w.tolist() == [[-1, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("p", [*FINITE, math.inf])
+def test_nan_in_gives_nan_out_and_nowhere_else(p: float) -> None:
+    x, w, grad = rand(4, 7), rand(5, 7), rand(4, 5)
+    x[1, 2] = x[1, 5] = math.nan
+    y, index = gpu.lp_dist_argmax(x, w) if math.isinf(p) else (gpu.lp_dist(x, w, p), NO_INDEX)
+    assert torch.equal(y.isnan(), reference.lp_dist(x, w, p).isnan())
+    got = gpu.lp_dist_backward(grad, x, w, y, index, p, True, True)
+    want_index = reference.lp_dist_argmax(x, w)[1]
+    want = reference.lp_dist_backward(grad, x, w, y, want_index, p, True, True)
+    assert all(torch.equal(a.isnan(), b.isnan()) for a, b in zip(got, want, strict=True))
+
+
+def test_nan_in_the_box_gives_nan_bounds() -> None:
+    lower, w = rand(3, 4), rand(2, 4)
+    upper = lower + 1
+    upper[0, 1] = lower[2, 3] = math.nan
+    for bound in gpu.linf_dist_bounds(lower, upper, w):
+        assert bound.isnan().tolist() == [[True, True], [False, False], [True, True]]
+
+
+@pytest.mark.parametrize("p", [*FINITE, math.inf])
+def test_an_infinite_input_is_at_infinite_distance(p: float) -> None:
+    x = torch.tensor([[0.0, math.inf, 1.0]], device=DEVICE)
+    assert gpu.lp_dist(x, torch.zeros_like(x), p).item() == math.inf
+
+
+@pytest.mark.parametrize("p", [8.0, math.inf])
+def test_a_gradient_that_is_not_needed_is_empty(p: float) -> None:
+    x, w = rand(3, 4), rand(2, 4)
+    y, index = gpu.lp_dist_argmax(x, w)
+    both = gpu.lp_dist_backward(y, x, w, y, index, p, True, True)
+    only_x = gpu.lp_dist_backward(y, x, w, y, index, p, True, False)
+    only_w = gpu.lp_dist_backward(y, x, w, y, index, p, False, True)
+    assert torch.equal(only_x[0], both[0])
+    assert only_x[1].shape == (0,)
+    assert only_w[0].shape == (0,)
+    assert torch.equal(only_w[1], both[1])
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), features=st.integers(1, 12), size=st.floats(0, 2))
+def test_no_executed_distance_leaves_the_executed_bounds(seed: int, features: int, size: float) -> None:
+    torch.manual_seed(seed)
+    lower, w = rand(4, features), rand(3, features)
+    upper = lower + size * rand(4, features).abs()
+    least, greatest = gpu.linf_dist_bounds(lower, upper, w)
+    for inside in (lower, upper, torch.lerp(lower, upper, 0.3).clamp(lower, upper)):
+        y = gpu.lp_dist(inside, w, math.inf)
+        assert (least <= y).all()
+        assert (y <= greatest).all()
+
+
+def test_importing_the_module_imports_no_triton() -> None:
+    code = "import sys; import lib.ops.gpu; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_missing_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    gpu._kernels.cache_clear()
+    with pytest.raises(ModuleNotFoundError, match="needs Triton, which is not installed: run `pip install triton`"):
+        gpu.lp_dist(rand(1, 1), rand(1, 1), 2.0)
+
+
+def _roomy_gpu() -> bool:
+    return torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 80 * 2**30
+
+
+@pytest.mark.skipif(not _roomy_gpu(), reason="needs a GPU with 80 GiB of free memory")
+def test_more_than_2_to_the_31_pairs_match_the_reference() -> None:
+    x, w = rand(2**16, 2), rand(2**15 + 64, 2)
+    y, index = gpu.lp_dist_argmax(x, w)
+    want_y, want_index = reference.lp_dist_argmax(x[-3:], w)
+    assert torch.equal(y[-3:], want_y)
+    assert torch.equal(index[-3:], want_index)
+    del index
+    grad_x, _ = gpu.lp_dist_backward(torch.ones_like(y), x, w, y, NO_INDEX, 2.0, True, False)
+    want_x, _ = reference.lp_dist_backward(
+        torch.ones_like(want_y), x[-3:].double(), w.double(), want_y.double(), NO_INDEX, 2.0, True, False
+    )
+    torch.testing.assert_close(grad_x[-3:].double(), want_x, rtol=1e-5, atol=1e-5 * want_x.abs().max().item())
