@@ -8,10 +8,11 @@ import dataclasses
 import difflib
 import itertools
 import math
+import operator
 import re
 import tomllib
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
@@ -247,21 +248,7 @@ def _in_unit(value: float) -> bool:
     return 0.0 <= value <= 1.0
 
 
-def _below_one(value: float) -> bool:
-    return 0.0 <= value < 1.0
-
-
-def _radius(value: float) -> bool:
-    return 0.0 < value < 1.0
-
-
-def _positive(value: float) -> bool:
-    return value > 0
-
-
-def _not_negative(value: float) -> bool:
-    return value >= 0
-
+_positive, _not_negative = partial(operator.lt, 0), partial(operator.le, 0)
 
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "classes": (lambda k: k >= 2, "at least 2"),
@@ -273,12 +260,12 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     # a margin is at most twice the width of the pixel range
     "theta": (lambda theta: 0.0 < theta < 2.0, "0 < theta < 2 in pixel units"),
     "hinge_mix": (_in_unit, "0 <= hinge_mix <= 1"),
-    "eps_train": (_radius, "0 < eps_train < 1 in pixel units"),
+    "eps_train": (lambda eps: 0.0 < eps < 1.0, "0 < eps_train < 1 in pixel units"),
     "kappa_natural": (_in_unit, "0 <= kappa_natural <= 1"),
     "eps_warmup_epochs": (_not_negative, "at least 0"),
     "lr": (_positive, "more than 0"),
-    "beta1": (_below_one, "0 <= beta1 < 1"),
-    "beta2": (_below_one, "0 <= beta2 < 1"),
+    "beta1": (lambda beta: 0.0 <= beta < 1.0, "0 <= beta1 < 1"),
+    "beta2": (lambda beta: 0.0 <= beta < 1.0, "0 <= beta2 < 1"),
     "adam_eps": (_positive, "more than 0"),
     "weight_decay": (_not_negative, "at least 0"),
     "batch_size": (_positive, "at least 1"),
@@ -290,7 +277,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "crop_padding": (_not_negative, "at least 0"),
     "train_limit": (_not_negative, "at least 0"),
     "test_limit": (_not_negative, "at least 0"),
-    "eps_test": (_radius, "0 < eps_test < 1 in pixel units"),
+    "eps_test": (lambda eps: 0.0 < eps < 1.0, "0 < eps_test < 1 in pixel units"),
     "pgd_steps": (_positive, "at least 1"),
 }
 

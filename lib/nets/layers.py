@@ -1,10 +1,12 @@
 """Distance layers: every one is 1-Lipschitz in l_inf at p = inf (Fact 3.4) and bounds its own output over a box."""
 
 import math
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from lib.nets.box import Box
@@ -58,11 +60,25 @@ class MeanShift(nn.Module):
         return total / samples
 
 
-def _mean_over_ranks(total: Tensor, samples: int) -> Tensor:
-    from torch.distributed.nn.functional import all_reduce
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over all ranks; every rank's loss pulls on it, so its gradient is the sum of theirs."""
 
+    @staticmethod
+    def forward(ctx: FunctionCtx, part: Tensor) -> Tensor:
+        total = part.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _mean_over_ranks(total: Tensor, samples: int) -> Tensor:
     # Shares of a batch may differ by one sample: ranks add totals and counts, not means.
-    both: Tensor = all_reduce(torch.cat([total, total.new_tensor([samples])]))
+    both = cast(Tensor, _SumOverRanks.apply(torch.cat([total, total.new_tensor([samples])])))
     return both[:-1] / both[-1]
 
 

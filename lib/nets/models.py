@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class DistanceNet(nn.Module):
         """
         self._check_shape("x", x)
         outputs = [self.normalize(x)]
-        for layer in self.layers:
+        for layer in self._distance_layers():
             outputs.append(layer(outputs[-1], p))
         return outputs
 
@@ -75,25 +75,28 @@ class DistanceNet(nn.Module):
         if not (box.lower <= box.upper).all():
             raise ValueError("box must have lower <= upper everywhere, got a lower bound above its upper one, or NaN")
         box = self.normalize.bounds(box)
-        for layer in self.layers:
+        for layer in self._distance_layers():
             box = layer.bounds(box)
         return box.map(lambda v: v.flatten(1))
 
     def magnitude(self, activations: list[Tensor]) -> Tensor:
         """max |v| [B] over all values executed on the way to the features, before and after every mean shift."""
         sizes = [activations[0].flatten(1).abs().amax(1)]
-        for layer, output in zip(self.layers, activations[1:], strict=True):
+        for layer, output in zip(self._distance_layers(), activations[1:], strict=True):
             sizes.append(output.flatten(1).abs().amax(1) + layer.offset())
         return torch.stack(sizes).amax(0)
 
     def distance_weights(self) -> list[nn.Parameter]:
         """The weights of all distance neurons: what l_p decay acts on."""
-        return [layer.weight for layer in self.layers]
+        return [layer.weight for layer in self._distance_layers()]
 
     def other_parameters(self) -> list[nn.Parameter]:
         """Every other parameter: biases and head."""
         distance = {id(weight) for weight in self.distance_weights()}
         return [parameter for parameter in self.parameters() if id(parameter) not in distance]
+
+    def _distance_layers(self) -> list[LInfDist | LInfDistConv2d]:
+        return cast(list[LInfDist | LInfDistConv2d], list(self.layers))
 
     def _check_shape(self, name: str, x: Tensor) -> None:
         if x.dim() != 4 or tuple(x.shape[1:]) != self.input_shape:

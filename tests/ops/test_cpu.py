@@ -1,0 +1,159 @@
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from lib.ops import cpu, reference
+
+EMPTY = torch.empty(0, dtype=torch.int32)
+tiny = pytest.mark.tiny
+SHAPES = [
+    pytest.param((1, 1, 1), marks=tiny),
+    pytest.param((3, 63, 10), marks=tiny),
+    (5, 500, 7),
+    (33, 257, 65),
+    pytest.param((0, 8, 4), marks=tiny),
+]
+EXPONENTS = [1, 1.5, 2, 3, 8, 37.3, 64, 1000, math.inf]
+
+
+def random_case(b: int, i: int, o: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(b * 1000 + i * 10 + o)
+    x, w, grad = ((rows, cols) for rows, cols in ((b, i), (o, i), (b, o)))
+    return tuple(torch.randn(shape, generator=generator) for shape in (x, w, grad))  # type: ignore[return-value]
+
+
+def forward(module: object, x: Tensor, w: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    return module.lp_dist_argmax(x, w) if math.isinf(p) else (module.lp_dist(x, w, p), EMPTY)  # type: ignore[attr-defined]
+
+
+def assert_matches_reference(x: Tensor, w: Tensor, grad: Tensor, p: float) -> None:
+    """Values and gradients against the reference in float64, within the promised rounding."""
+    y, index = forward(cpu, x, w, p)
+    exact, _ = forward(reference, x.double(), w.double(), p)
+    torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=0, msg=lambda m: f"y: {m}")
+    got = cpu.lp_dist_backward(grad, x, w, y, index, p, True, True)
+    wanted = reference.lp_dist_backward(grad.double(), x.double(), w.double(), exact, index, p, True, True)
+    for name, a, b in zip(("grad_x", "grad_w"), got, wanted, strict=True):
+        assert a.dtype is torch.float32 and a.shape == b.shape
+        # Below p = 4 the rounding of the sums themselves is the larger part.
+        tolerance = (p if 4 < p < math.inf else 4) * 2.0**-22
+        largest = b.abs().max().item() if b.numel() else 0
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=tolerance * largest, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_gradients_are_those_of_the_reference(shape: tuple[int, int, int], p: float) -> None:
+    assert_matches_reference(*random_case(*shape), p)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_p_inf_is_exact(shape: tuple[int, int, int]) -> None:
+    x, w, _ = random_case(*shape)
+    y, index = cpu.lp_dist_argmax(x, w)
+    wanted, first = reference.lp_dist_argmax(x, w)
+    assert torch.equal(y, wanted) and torch.equal(index, first)
+    assert torch.equal(cpu.lp_dist(x, w, math.inf), wanted)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bounds_are_exact(shape: tuple[int, int, int]) -> None:
+    x, w, _ = random_case(*shape)
+    got = cpu.linf_dist_bounds(x - 0.3, x + 0.3, w)
+    for a, b in zip(got, reference.linf_dist_bounds(x - 0.3, x + 0.3, w), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("features", [pytest.param(1, marks=tiny), 63, 500])
+def test_a_tie_goes_to_the_first_index(features: int) -> None:
+    x = torch.randint(-2, 3, (9, features), generator=torch.Generator().manual_seed(0)).float()
+    w = torch.zeros(20, features)
+    w[1] = x[0]
+    y, index = cpu.lp_dist_argmax(x, w)
+    wanted, first = reference.lp_dist_argmax(x, w)
+    assert torch.equal(y, wanted) and torch.equal(index, first)
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_distance_zero_has_the_gradient_of_the_reference(p: float) -> None:
+    x, w, grad = random_case(6, 40, 6)
+    w[2] = x[3]
+    w[4, :20] = x[5, :20]
+    assert_matches_reference(x, w, grad, p)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_tiny_and_huge_inputs_keep_their_precision(p: float, scale: float) -> None:
+    x, w, grad = random_case(5, 70, 9)
+    assert_matches_reference(scale * x, scale * w, grad, p)
+
+
+@tiny
+@pytest.mark.parametrize("p", [2, 8, 64, 1000])
+def test_pairs_of_very_different_size_keep_their_precision(p: float) -> None:
+    x, w, _ = random_case(5, 70, 9)
+    x[1] *= 1e-20
+    w[3] *= 1e-20
+    x[4] *= 1e20
+    y, exact = cpu.lp_dist(x, w, p), reference.lp_dist(x.double(), w.double(), p)
+    torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=0)
+
+
+@tiny
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("p", [2, 37.3, math.inf])
+def test_inputs_that_are_not_finite_give_what_the_reference_gives(p: float, value: float) -> None:
+    x, w, grad = random_case(3, 5, 4)
+    x[1, 2] = value
+    y, index = forward(cpu, x, w, p)
+    wanted, _ = forward(reference, x, w, p)
+    assert torch.equal(y.isnan(), wanted.isnan()) and torch.equal(y.isinf(), wanted.isinf())
+    got = cpu.lp_dist_backward(grad, x, w, y, index, p, True, True)
+    for a, b in zip(got, reference.lp_dist_backward(grad, x, w, wanted, index, p, True, True), strict=True):
+        torch.testing.assert_close(a, b, equal_nan=True)
+    for a, b in zip(cpu.linf_dist_bounds(x, x, w), reference.linf_dist_bounds(x, x, w), strict=True):
+        torch.testing.assert_close(a, b, equal_nan=True)
+
+
+@pytest.mark.parametrize("p", [8, 37.3, math.inf])
+@pytest.mark.parametrize(("need_x", "need_w"), [(True, False), (False, True), (False, False)])
+def test_a_gradient_that_is_not_needed_is_empty(p: float, need_x: bool, need_w: bool) -> None:
+    x, w, grad = random_case(3, 20, 5)
+    y, index = forward(cpu, x, w, p)
+    both = cpu.lp_dist_backward(grad, x, w, y, index, p, True, True)
+    got = cpu.lp_dist_backward(grad, x, w, y, index, p, need_x, need_w)
+    for needed, a, b in zip((need_x, need_w), got, both, strict=True):
+        assert torch.equal(a, b if needed else torch.empty(0))
+
+
+@pytest.fixture
+def restored_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("p", [8, 37.3, math.inf])
+def test_results_do_not_depend_on_the_number_of_threads(p: float, restored_threads: None) -> None:
+    x, w, grad = random_case(37, 300, 150)
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        y, index = forward(cpu, x, w, p)
+        gradients = cpu.lp_dist_backward(grad, x, w, y, index, p, True, True)
+        results.append((y, *gradients, *cpu.linf_dist_bounds(x - 1, x + 1, w)))
+        assert torch.get_num_threads() == threads
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_importing_the_module_does_not_import_numba() -> None:
+    code = "import sys, lib.ops.cpu; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ)).returncode == 0

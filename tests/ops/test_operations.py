@@ -1,0 +1,142 @@
+"""The public operations: dispatch, autograd, torch.library contracts, torch.compile, and what they refuse."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.ops import linf_dist_bounds, lp_dist, reference
+
+PS = (1.0, 2.0, 8.0, 37.3, math.inf)
+
+
+def rand(*shape: int, dtype: torch.dtype = torch.float64, grad: bool = False) -> torch.Tensor:
+    return torch.randn(*shape, dtype=dtype, requires_grad=grad)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("p", PS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_opcheck_passes_forward_and_backward(p: float, dtype: torch.dtype) -> None:
+    x, w = rand(3, 5, dtype=dtype, grad=True), rand(4, 5, dtype=dtype, grad=True)
+    torch.library.opcheck(torch.ops.linf_dist_book.lp_dist.default, (x, w, p, math.isinf(p)))
+    y, index = torch.ops.linf_dist_book.lp_dist(x.detach(), w.detach(), p, math.isinf(p))
+    arguments = (torch.ones_like(y), x.detach(), w.detach(), y, index, p, True, False)
+    torch.library.opcheck(torch.ops.linf_dist_book.lp_dist_backward.default, arguments)
+
+
+def test_opcheck_passes_for_bounds() -> None:
+    lower = rand(3, 5)
+    torch.library.opcheck(torch.ops.linf_dist_book.linf_dist_bounds.default, (lower, lower + 1, rand(4, 5)))
+
+
+@pytest.mark.parametrize("p", PS)
+def test_gradients_agree_with_finite_differences(p: float) -> None:
+    assert torch.autograd.gradcheck(lambda x, w: lp_dist(x, w, p), (rand(3, 5, grad=True), rand(4, 5, grad=True)))
+
+
+@pytest.mark.parametrize("p", [8.0, math.inf])
+def test_float32_runs_the_kernels_and_agrees_with_the_reference(p: float) -> None:
+    x, w = rand(7, 33, dtype=torch.float32, grad=True), rand(9, 33, dtype=torch.float32, grad=True)
+    lp_dist(x, w, p).square().sum().backward()
+    x64, w64 = x.detach().double().requires_grad_(), w.detach().double().requires_grad_()
+    lp_dist(x64, w64, p).square().sum().backward()
+    torch.testing.assert_close(x.grad, x64.grad.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(w.grad, w64.grad.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [8.0, math.inf])
+def test_compiled_and_eager_agree_bit_for_bit(p: float) -> None:
+    x, w = rand(5, 16, dtype=torch.float32, grad=True), rand(6, 16, dtype=torch.float32, grad=True)
+
+    def loss(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return (2 * lp_dist(x, w, p)).sum()
+
+    eager = torch.autograd.grad(loss(x, w), (x, w))
+    compiled = torch.autograd.grad(torch.compile(loss, backend="aot_eager", fullgraph=True)(x, w), (x, w))
+    assert all(torch.equal(a, b) for a, b in zip(eager, compiled, strict=True))
+
+
+def test_only_the_gradient_that_is_asked_for_is_made() -> None:
+    x, w = rand(3, 5, grad=True), rand(4, 5)
+    lp_dist(x, w).sum().backward()
+    assert x.grad is not None
+    assert w.grad is None
+
+
+def test_strided_inputs_give_the_same_answer() -> None:
+    x, w = rand(10, 6, dtype=torch.float32), rand(6, 4, dtype=torch.float32)
+    assert torch.equal(lp_dist(x[::2], w.T), lp_dist(x[::2].clone(), w.T.contiguous()))
+
+
+def test_empty_batch_gives_an_empty_answer() -> None:
+    assert lp_dist(torch.empty(0, 5), torch.randn(3, 5)).shape == (0, 3)
+
+
+def test_nan_in_gives_nan_out() -> None:
+    x, w = torch.randn(3, 5), torch.randn(4, 5)
+    x[1, 2] = math.nan
+    for p in PS:
+        y = lp_dist(x, w, p)
+        assert y[1].isnan().all()
+        assert not y[[0, 2]].isnan().any()
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31), inputs=st.integers(1, 40), outputs=st.integers(1, 20), reach=st.floats(0, 2))
+def test_a_layer_at_p_inf_is_1_lipschitz(seed: int, inputs: int, outputs: int, reach: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x, w = torch.randn(3, inputs, generator=generator), torch.randn(outputs, inputs, generator=generator)
+    other = x + reach * (2 * torch.rand(3, inputs, generator=generator) - 1)
+    moved = (lp_dist(x, w) - lp_dist(other, w)).abs().amax(1)
+    assert (moved <= (x - other).abs().amax(1) * (1 + 1e-6) + 1e-6).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31), inputs=st.integers(1, 40), outputs=st.integers(1, 20), size=st.floats(0, 1))
+def test_no_sample_of_a_box_leaves_its_bounds(seed: int, inputs: int, outputs: int, size: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    lower, w = torch.randn(4, inputs, generator=generator), torch.randn(outputs, inputs, generator=generator)
+    upper = lower + size * torch.rand(4, inputs, generator=generator)
+    least, greatest = linf_dist_bounds(lower, upper, w)
+    for _ in range(20):
+        y = lp_dist(torch.lerp(lower, upper, torch.rand(4, inputs, generator=generator)).clamp(lower, upper), w)
+        assert (least <= y).all()
+        assert (y <= greatest).all()
+
+
+def test_bounds_are_attained() -> None:
+    lower, w = rand(6, 8), rand(5, 8)
+    upper = lower + torch.rand(6, 8, dtype=torch.float64)
+    least, greatest = linf_dist_bounds(lower, upper, w)
+    for o in range(5):
+        nearest = w[o].expand_as(lower).clamp(lower, upper)
+        farthest = torch.where((lower - w[o]).abs() > (upper - w[o]).abs(), lower, upper)
+        assert torch.equal(reference.lp_dist(nearest, w[o : o + 1], math.inf)[:, 0], least[:, o])
+        assert torch.equal(reference.lp_dist(farthest, w[o : o + 1], math.inf)[:, 0], greatest[:, o])
+
+
+@pytest.mark.parametrize("p", [0.5, -1.0, math.nan])
+def test_p_below_one_is_refused(p: float) -> None:
+    with pytest.raises(ValueError, match="p must be at least 1"):
+        lp_dist(rand(2, 3), rand(2, 3), p)
+
+
+def test_mismatched_features_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"same number of features, got \[2, 3\] and \[2, 4\]"):
+        lp_dist(rand(2, 3), rand(2, 4))
+    with pytest.raises(ValueError, match="lower and upper must agree"):
+        linf_dist_bounds(rand(2, 3), rand(3, 3), rand(2, 3))
+
+
+def test_mixed_or_integer_dtypes_are_refused() -> None:
+    with pytest.raises(TypeError, match="one floating dtype"):
+        lp_dist(rand(2, 3), rand(2, 3).float())
+    with pytest.raises(TypeError, match="one floating dtype"):
+        lp_dist(torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64))
