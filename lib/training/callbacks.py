@@ -1,0 +1,170 @@
+"""What happens between two steps of a training: the history grows, a checkpoint is written, a bar moves on."""
+
+import csv
+import os
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from lib.recipes import Recipe
+from lib.training.schedules import knobs_at
+
+CHECKPOINT_SECONDS = 15.0  # between two checkpoints, at least
+CHECKPOINT_SHARE = 0.02  # of the training time may go into writing checkpoints
+
+
+class History(Callback):
+    """One row per epoch, as `fit` returns them and history.csv holds them; unfinished sums travel in the checkpoint.
+
+    Args:
+        recipe: for the schedules.
+        images: training images, N.
+        steps_per_epoch: T, step t of a run being in epoch t // T.
+        path: the CSV file, replaced whole after every epoch.
+    """
+
+    def __init__(self, recipe: Recipe, images: int, steps_per_epoch: int, path: Path) -> None:
+        self.recipe, self.images, self.steps_per_epoch, self.path = recipe, images, steps_per_epoch, path
+        self.rows: list[dict[str, float]] = []
+        self.tally = torch.zeros(2, dtype=torch.float64)  # this rank's sum of losses and number of right predictions
+        self.seconds = 0.0  # of the running epoch, spent before this process took over
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.began = time.monotonic() - self.seconds
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self.tally = self.tally.to(module.device) + outputs["tally"]
+        if trainer.global_step % self.steps_per_epoch == 0:
+            self._close_epoch(trainer)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        seconds = time.monotonic() - self.began
+        checkpoint |= {"history": self.rows, "tally": self._total(trainer), "seconds": seconds}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.rows, self.seconds = checkpoint["history"], checkpoint["seconds"]
+        if trainer.is_global_zero:
+            self.tally = torch.tensor(checkpoint["tally"], dtype=torch.float64)
+
+    def _close_epoch(self, trainer: L.Trainer) -> None:
+        knobs = knobs_at(self.recipe, (trainer.global_step - 1) / self.steps_per_epoch)
+        loss, correct = self._total(trainer)
+        now = time.monotonic()
+        row = {"epoch": len(self.rows), "p": knobs.p, "lr": knobs.lr, "eps": knobs.eps}
+        row |= {"loss": loss / self.images, "accuracy": correct / self.images, "seconds": now - self.began}
+        self.rows.append(row)
+        self.tally, self.began = torch.zeros_like(self.tally), now
+        if trainer.is_global_zero:
+            self._write()
+
+    def _total(self, trainer: L.Trainer) -> list[float]:
+        # summed in place, and the ranks go on with their own sums
+        total = trainer.strategy.reduce(self.tally.clone(), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total.tolist()
+
+    def _write(self) -> None:
+        unfinished = self.path.with_suffix(".partial")
+        with unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+        unfinished.replace(self.path)
+
+
+class Keeper(Callback):
+    """Saves a checkpoint now and then and after the last step, and stops training when its time is over.
+
+    Args:
+        path: the checkpoint.
+        run: what the run is a function of, of plain types; saved with it, see `check_same_run`.
+        total: steps of the run.
+        max_minutes: may be inf.
+    """
+
+    def __init__(self, path: Path, run: dict[str, Any], total: int, max_minutes: float) -> None:
+        self.path, self.run, self.total, self.max_minutes = path, run, total, max_minutes
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        # steps between two looks at the clock: with several ranks a look is an exchange
+        self.stride = 1 if trainer.world_size == 1 else 10
+        now = time.monotonic()
+        self.stop_at, self.save_at = now + 60 * self.max_minutes, now + CHECKPOINT_SECONDS
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        last = trainer.global_step == self.total
+        if trainer.global_step % self.stride and not last:
+            return
+        now = time.monotonic()
+        # saving and stopping take all ranks: the first one's clock counts
+        over, due = trainer.strategy.broadcast((now >= self.stop_at, now >= self.save_at))
+        trainer.should_stop = over
+        if over or due or last:
+            trainer.save_checkpoint(self.path)
+            saved = time.monotonic()
+            self.save_at = saved + max(CHECKPOINT_SECONDS, (saved - now) / CHECKPOINT_SHARE)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run"] = self.run
+
+
+class Progress(TQDMProgressBar):
+    """One bar over all steps, with the row of the last finished epoch beside it."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__(refresh_rate=10)
+        self.history = history
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        super().on_train_start(trainer)
+        self.train_progress_bar.total = trainer.max_steps
+        self.train_progress_bar.initial = trainer.global_step
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Nothing: to Lightning a run is one epoch, and a resumed run does not start it again."""
+
+    def get_metrics(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+        rows = self.history.rows
+        shown = {name: f"{rows[-1][name]:.4g}" for name in ("p", "loss", "accuracy")} if rows else {}
+        return {"epoch": f"{len(rows)}/{self.history.recipe.epochs}", **shown}
+
+
+class AtomicIO(TorchCheckpointIO):
+    """Checkpoints are replaced whole, and read without unpickling anything but tensors and plain types."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        unfinished = f"{path}.partial"
+        torch.save(checkpoint, unfinished)
+        os.replace(unfinished, path)
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return checkpoint
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The checkpoint of a run, its tensors still on disk. Raises ValueError for any other file."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint, expected one written by fit") from error
+    if not isinstance(checkpoint, dict) or "run" not in checkpoint:
+        raise ValueError(f"{path} is a checkpoint of something else, expected one written by fit")
+    return checkpoint
+
+
+def check_same_run(path: Path, run: dict[str, Any]) -> None:
+    """Raises ValueError unless the checkpoint is one of the run described by `run`, naming what differs first."""
+    found = read_checkpoint(path)["run"]
+    for name in {**found, **run}:
+        if found.get(name) != run.get(name):
+            raise ValueError(
+                f"{path} belongs to another run: {name} is {found.get(name)!r} there, expected {run.get(name)!r}"
+            )

@@ -1,0 +1,262 @@
+"""Training on Lightning: any run is a function of (recipe, seed), however often it is interrupted or split over ranks.
+
+Lightning counts the steps, saves and restores weights and optimiser, and talks to the other ranks. What a step does
+follows from its number alone, so a checkpoint after any step is enough to go on exactly as if nothing had happened.
+"""
+
+import logging
+import math
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+
+from lib.nets.box import Box
+from lib.nets.models import Net
+from lib.recipes import Recipe
+from lib.training.callbacks import AtomicIO, History, Keeper, Progress, check_same_run, read_checkpoint
+from lib.training.data import Images, augment, batch, epoch_order, step_generator
+from lib.training.losses import hinge_loss, ibp_loss
+from lib.training.optim import AdamLp, make_optimizer
+from lib.training.schedules import Knobs, knobs_at
+
+_Objective = Callable[[Any, Tensor, Tensor, Knobs], tuple[Tensor, Tensor]]
+
+
+class Unfinished(RuntimeError):  # noqa: N818 - the name says all there is to do
+    """Training used up `max_minutes` after `step` of `total` steps; the checkpoint is kept, the same call goes on."""
+
+    def __init__(self, step: int, total: int) -> None:
+        super().__init__(
+            f"max_minutes ran out after {step} of {total} training steps; the same call goes on from there"
+        )
+        self.step, self.total = step, total
+
+
+def fit(
+    net: Net,
+    recipe: Recipe,
+    train: Images,
+    *,
+    seed: int,
+    device: str,
+    devices: int = 1,
+    num_nodes: int = 1,
+    workdir: Path,
+    max_minutes: float | None = None,
+    progress: bool = True,
+) -> list[dict[str, float]]:
+    """Train `net` in place for recipe.epochs epochs; on return it is on the CPU, in evaluation mode.
+
+    Every quarter of a minute (less often where writing is slow) and at the end workdir/last.ckpt is replaced. Where it
+    exists, training goes on from it: on a CPU with the weights and history, seconds aside, of an undisturbed run, bit
+    for bit. The history is also in workdir/history.csv.
+
+    Args:
+        net: the net to train; its own weights are the start, unless there is a checkpoint.
+        recipe: loss, schedules, optimiser, augmentation, batch size.
+        train: the training images; a copy is held on each device.
+        seed: with the step's number it decides order and augmentation.
+        device: "auto", "cpu" or "cuda".
+        devices, num_nodes: processes per machine (spawned where there is more than one, so the calling script needs a
+            main guard) and machines; each step's batch is split over all of them, and `workdir` must be shared.
+        workdir: folder of checkpoint and history; made where missing.
+        max_minutes: stop at the end of a step after so long.
+        progress: show a progress bar.
+
+    Returns:
+        One row per epoch: epoch (from 0), p, lr and eps of its last step, mean loss and accuracy over its training
+        images at the p of each step, seconds.
+
+    Raises:
+        ValueError: no training images, unknown device, or a checkpoint that is damaged or of another run.
+        Unfinished: max_minutes ran out.
+    """
+    if not len(train):
+        raise ValueError("train has 0 images, expected at least one")
+    accelerator = _accelerator(device)
+    path = workdir / "last.ckpt"
+    run = recipe.as_dict() | {"seed": seed, "images": len(train)}
+    resume = path.exists()
+    if resume:
+        check_same_run(path, run)
+    workdir.mkdir(parents=True, exist_ok=True)
+
+    module = _Training(net, recipe, train, seed)
+    total = len(module.train_dataloader())
+    history = History(recipe, len(train), module.steps_per_epoch, workdir / "history.csv")
+    callbacks: list[Callback] = [history, Keeper(path, run, total, math.inf if max_minutes is None else max_minutes)]
+    if progress:
+        callbacks.append(Progress(history))
+    with _quiet():
+        trainer = _trainer(accelerator, devices, num_nodes, total, callbacks, workdir)
+        net.train()
+        _run(trainer, module, path if resume else None)
+    net.eval()
+    checkpoint = read_checkpoint(path)
+    if checkpoint["global_step"] < total:
+        raise Unfinished(checkpoint["global_step"], total)
+    rows: list[dict[str, float]] = checkpoint["history"]
+    return rows
+
+
+class _Training(L.LightningModule):
+    """One step: batch, knobs, loss, each a function of the step's number."""
+
+    optimizer: AdamLp
+
+    def __init__(self, net: Net, recipe: Recipe, images: Images, seed: int) -> None:
+        super().__init__()
+        self.net, self.recipe, self.images, self.seed = net, recipe, images, seed
+        self.objective = _objective(recipe)
+        self.steps_per_epoch = math.ceil(len(images) / recipe.batch_size)
+        self.order_epoch, self.order = -1, torch.empty(0, dtype=torch.int64)
+
+    def on_fit_start(self) -> None:
+        self.images = self.images.to(self.device)
+
+    def train_dataloader(self) -> range:
+        """Only counts: a step derives its batch from its own number."""
+        return range(self.recipe.epochs * self.steps_per_epoch)
+
+    def configure_optimizers(self) -> AdamLp:
+        self.optimizer = make_optimizer(self.net, self.recipe)
+        return self.optimizer
+
+    def training_step(self, _: int) -> dict[str, Tensor]:
+        step = self.global_step
+        knobs = knobs_at(self.recipe, step / self.steps_per_epoch)
+        self.optimizer.set_knobs(knobs.p, knobs.lr)
+        x, y, size = self._share(*divmod(step, self.steps_per_epoch))
+        if len(y):
+            logits, loss = self.objective(self.net, x, y, knobs)
+        else:
+            # a rank without images still takes part in the exchange of means and gradients
+            logits = self.net(x, knobs.p)
+            loss = logits.sum()
+        correct = (logits.detach().argmax(1) == y).sum()
+        tally = torch.stack([loss.detach().double() * len(y), correct.double()])
+        # ranks average their gradients; the weight makes that the mean over all images of the batch
+        return {"loss": loss * (len(y) * self.trainer.world_size / size), "tally": tally}
+
+    def _share(self, epoch: int, place: int) -> tuple[Tensor, Tensor, int]:
+        """This rank's images and labels of batch `place` of an epoch, and the size of the whole batch."""
+        if epoch != self.order_epoch:
+            self.order_epoch = epoch
+            self.order = epoch_order(len(self.images), self.seed, epoch).to(self.device)
+        size = self.recipe.batch_size
+        indices = self.order[place * size : (place + 1) * size]
+        x = augment(
+            batch(self.images, indices),
+            crop_padding=self.recipe.crop_padding,
+            flip=self.recipe.flip,
+            generator=step_generator(self.seed, epoch, place),
+        )
+        mine = slice(self.global_rank, None, self.trainer.world_size)
+        return x[mine], self.images.labels[indices][mine], len(indices)
+
+
+def _objective(recipe: Recipe) -> _Objective:
+    match recipe:
+        case Recipe(theta=float(theta), hinge_mix=float(mix)):
+            return partial(_hinge, theta=theta, mix=mix)
+        case _:
+            return _ibp
+
+
+def _hinge(net: Any, x: Tensor, y: Tensor, knobs: Knobs, *, theta: float, mix: float) -> tuple[Tensor, Tensor]:
+    logits = net(x, knobs.p)
+    return logits, hinge_loss(logits, y, theta / net.std, mix)
+
+
+def _ibp(net: Any, x: Tensor, y: Tensor, knobs: Knobs) -> tuple[Tensor, Tensor]:
+    z = net.features(x, knobs.p)
+    logits, eps = net.head(z), knobs.eps / net.std
+    return logits, ibp_loss(logits, net.head.ibp_margin(Box(z - eps, z + eps), y), y, knobs.kappa)
+
+
+class _SpawnedDDP(DDPStrategy):
+    """Ranks are spawned, never forked: Numba's threads do not survive a fork."""
+
+    def __init__(self) -> None:
+        super().__init__(start_method="spawn")
+
+    def setup_environment(self) -> None:
+        _hush()
+        super().setup_environment()
+
+
+def _trainer(
+    accelerator: str, devices: int, num_nodes: int, total: int, callbacks: list[Callback], workdir: Path
+) -> L.Trainer:
+    """A trainer that takes `total` steps and does nothing by itself that `callbacks` do not ask for."""
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=_SpawnedDDP() if devices * num_nodes > 1 else "auto",
+        plugins=[AtomicIO()],
+        callbacks=callbacks,
+        max_steps=total,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=any(isinstance(callback, Progress) for callback in callbacks),
+        use_distributed_sampler=False,
+        default_root_dir=workdir,
+    )
+
+
+def _run(trainer: L.Trainer, module: _Training, checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(module, ckpt_path=checkpoint)
+    except SystemExit as error:
+        if type(error) is not SystemExit:
+            raise
+        # Lightning turns Ctrl-C into an exit and leaves it ignored, which would cost a notebook its kernel
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from None
+
+
+def _accelerator(device: str) -> str:
+    match device:
+        case "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        case "cpu" | "cuda":
+            return device
+    raise ValueError(f"device is {device!r}, expected 'auto', 'cpu' or 'cuda'")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        _hush()
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+_LOGGERS = ("lightning.pytorch", "lightning.fabric")
+
+
+def _hush() -> None:
+    """No banners, and no advice for loaders and checkpoints of the ordinary kind."""
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")

@@ -1,0 +1,420 @@
+"""Training: a run is a function of recipe and seed, whatever interrupts it and however many ranks share it."""
+
+import csv
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lib.ops
+from lib.nets.box import Box
+from lib.nets.models import Net, build
+from lib.ops import reference
+from lib.recipes import Recipe, load
+from lib.training import callbacks
+from lib.training.data import Images, augment, batch, epoch_order, load_data, step_generator
+from lib.training.fit import Unfinished, _Training, fit
+from lib.training.losses import hinge_loss, ibp_loss
+from lib.training.optim import AdamLp
+from lib.training.schedules import knobs_at
+
+PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tiny(name: str = PLAIN, **changes: Any) -> Recipe:
+    """Three epochs, p = 8, 16 then inf, and four steps an epoch of which the last has two images."""
+    sizes = {"width": 12, "depth": 2, "train_limit": 50, "batch_size": 16, "p_end": 16, "p_ladder": False}
+    if name == COMPOSITE:
+        sizes |= {"hidden": 8, "eps_warmup_epochs": 1}
+    return load(name, "smoke").replace(**sizes | changes)
+
+
+def images(recipe: Recipe) -> Images:
+    return load_data(recipe).train
+
+
+def fresh(recipe: Recipe, seed: int = 0) -> Net:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(recipe)
+
+
+def train(recipe: Recipe, workdir: Path, *, net: Net | None = None, **options: Any) -> tuple[Net, list[dict[str, Any]]]:
+    net = net or fresh(recipe)
+    options = {"seed": 0, "device": "cpu", "progress": False} | options
+    return net, fit(net, recipe, images(recipe), workdir=workdir, **options)
+
+
+def state(net: Net) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def assert_same(ours: Net, theirs: Net) -> None:
+    torch.testing.assert_close(state(ours), state(theirs), rtol=0, atol=0)
+
+
+def without_seconds(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
+
+
+@pytest.fixture
+def save_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(callbacks, "CHECKPOINT_SHARE", math.inf)
+
+
+class KilledError(Exception):
+    pass
+
+
+def kill_before(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Makes the training fall over at the start of a step, until `monkeypatch` is undone."""
+    whole = _Training.training_step
+
+    def training_step(self: _Training, batch: int) -> dict[str, Tensor]:
+        if self.global_step == step:
+            raise KilledError
+        return whole(self, batch)
+
+    monkeypatch.setattr(_Training, "training_step", training_step)
+
+
+class TestOneStep:
+    def first_batch(self, recipe: Recipe) -> tuple[Tensor, Tensor]:
+        data = images(recipe)
+        order = epoch_order(len(data), 5, 0)
+        generator = step_generator(5, 0, 0)
+        x = augment(batch(data, order), crop_padding=recipe.crop_padding, flip=recipe.flip, generator=generator)
+        return x, data.labels[order]
+
+    def test_the_hinge_sees_theta_in_units_of_the_logits(self, tmp_path: Path) -> None:
+        recipe = tiny(batch_size=50, epochs_ramp=0, epochs_inf=0)
+        x, y = self.first_batch(recipe)
+        assert recipe.theta is not None and recipe.hinge_mix is not None
+        logits = fresh(recipe).train()(x, 8.0)
+        _, history = train(recipe, tmp_path, seed=5)
+        expected = hinge_loss(logits, y, recipe.theta / recipe.std, recipe.hinge_mix)
+        assert history[0]["loss"] == pytest.approx(expected.item(), rel=1e-6)
+        assert history[0]["accuracy"] == (logits.argmax(1) == y).sum().item() / 50
+
+    def test_the_head_is_trained_on_the_box_around_the_features(self, tmp_path: Path) -> None:
+        recipe = tiny(COMPOSITE, batch_size=50, epochs_ramp=0, epochs_inf=0, eps_warmup_epochs=0, kappa_natural=0.25)
+        x, y = self.first_batch(recipe)
+        assert recipe.eps_train is not None
+        net: Any = fresh(recipe).train()
+        z, eps = net.features(x, 8.0), recipe.eps_train / recipe.std
+        expected = ibp_loss(net.head(z), net.head.ibp_margin(Box(z - eps, z + eps), y), y, 0.25)
+        _, history = train(recipe, tmp_path, seed=5)
+        assert history[0]["loss"] == pytest.approx(expected.item(), rel=1e-6)
+
+    def test_every_step_sets_the_knobs_of_its_own_progress(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        used, step = [], AdamLp.step
+
+        def spy(self: AdamLp, closure: Callable[[], Any] | None = None) -> Any:
+            result = step(self, closure)
+            used.append({(group["p"], group["lr"]) for group in self.param_groups})
+            return result
+
+        monkeypatch.setattr(AdamLp, "step", spy)
+        recipe = tiny()
+        train(recipe, tmp_path)
+        assert used == [{knobs_at(recipe, i / 4)[:2]} for i in range(12)]
+
+
+class TestARunIsAFunctionOfRecipeAndSeed:
+    @pytest.mark.parametrize("name", [PLAIN, COMPOSITE])
+    def test_two_runs_agree_bit_for_bit(self, name: str, tmp_path: Path) -> None:
+        recipe = tiny(name)
+        first, history = train(recipe, tmp_path / "a")
+        second, again = train(recipe, tmp_path / "b")
+        assert_same(first, second)
+        assert without_seconds(history) == without_seconds(again)
+
+    def test_another_seed_gives_another_net(self, tmp_path: Path) -> None:
+        first, _ = train(tiny(), tmp_path / "a")
+        second, _ = train(tiny(), tmp_path / "b", seed=1)
+        assert any((state(first)[name] != value).any() for name, value in state(second).items())
+
+    def test_the_callers_random_numbers_are_left_alone(self, tmp_path: Path) -> None:
+        before = torch.get_rng_state()
+        train(tiny(epochs_ramp=0, epochs_inf=0), tmp_path)
+        torch.testing.assert_close(torch.get_rng_state(), before)
+
+    def test_the_net_comes_back_in_evaluation_mode_and_has_learnt(self, tmp_path: Path) -> None:
+        recipe = tiny(train_limit=300, epochs_const=10, epochs_ramp=0, epochs_inf=0, width=64, crop_padding=0)
+        net, history = train(recipe, tmp_path)
+        assert not any(module.training for module in net.modules())
+        assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+        assert history[-1]["accuracy"] > 0.8
+
+
+class TestDevice:
+    def test_auto_takes_what_there_is(self, tmp_path: Path) -> None:
+        net, _ = train(tiny(epochs_ramp=0, epochs_inf=0), tmp_path, device="auto")
+        assert {parameter.device.type for parameter in net.parameters()} == {"cpu"}
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    @pytest.mark.parametrize("name", [PLAIN, COMPOSITE])
+    def test_cuda_trains_like_the_cpu(self, name: str, tmp_path: Path) -> None:
+        recipe = tiny(name, epochs_ramp=0, epochs_inf=0)
+        _, expected = train(recipe, tmp_path / "cpu")
+        net, history = train(recipe, tmp_path / "cuda", device="cuda")
+        assert history[0]["loss"] == pytest.approx(expected[0]["loss"], rel=1e-3)
+        assert {parameter.device.type for parameter in net.parameters()} == {"cpu"}
+
+
+class TestHistory:
+    def test_has_one_row_per_epoch_with_the_knobs_of_its_last_step(self, tmp_path: Path) -> None:
+        recipe = tiny(COMPOSITE)
+        _, history = train(recipe, tmp_path)
+        knobs = [knobs_at(recipe, epoch + 3 / 4) for epoch in range(3)]
+        assert [row["epoch"] for row in history] == [0, 1, 2]
+        assert [(row["p"], row["lr"], row["eps"]) for row in history] == [(k.p, k.lr, k.eps) for k in knobs]
+        assert history[-1]["p"] == math.inf
+        assert all(row["seconds"] > 0 for row in history)
+
+    def test_is_also_a_csv_file(self, tmp_path: Path) -> None:
+        _, history = train(tiny(), tmp_path)
+        with (tmp_path / "history.csv").open() as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        assert rows == history
+        assert {path.name for path in tmp_path.iterdir()} == {"history.csv", "last.ckpt"}
+
+
+@pytest.mark.usefixtures("save_every_step")
+class TestResume:
+    @pytest.mark.parametrize("name", [PLAIN, COMPOSITE])
+    @pytest.mark.parametrize("step", [1, 4, 6, 11], ids="killed before step {}".format)
+    def test_a_run_killed_at_any_step_ends_like_an_undisturbed_one(
+        self, name: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recipe = tiny(name)
+        whole, expected = train(recipe, tmp_path / "whole")
+        with monkeypatch.context() as patch:
+            kill_before(patch, step)
+            with pytest.raises(KilledError):
+                train(recipe, tmp_path / "killed")
+        resumed, history = train(recipe, tmp_path / "killed", net=fresh(recipe, seed=99))
+        assert_same(resumed, whole)
+        assert without_seconds(history) == without_seconds(expected)
+
+    def test_a_run_stopped_after_every_single_step_ends_the_same(self, tmp_path: Path) -> None:
+        recipe, stops = tiny(), []
+        whole, expected = train(recipe, tmp_path / "whole")
+        for call in range(11):
+            with pytest.raises(Unfinished, match="of 12 training steps") as stop:
+                train(recipe, tmp_path / "stopped", net=fresh(recipe, seed=call), max_minutes=1e-9)
+            stops.append((stop.value.step, stop.value.total))
+        last, history = train(recipe, tmp_path / "stopped", max_minutes=1e-9)
+        assert stops == [(step, 12) for step in range(1, 12)]
+        assert_same(last, whole)
+        assert without_seconds(history) == without_seconds(expected)
+
+    def test_a_finished_run_is_not_trained_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole, expected = train(tiny(), tmp_path)
+        kill_before(monkeypatch, 0)
+        again, history = train(tiny(), tmp_path, net=fresh(tiny(), seed=99))
+        assert_same(again, whole)
+        assert history == expected
+
+    def test_a_kill_while_saving_leaves_the_checkpoint_before(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole, _ = train(tiny(), tmp_path / "whole")
+        save = torch.save
+
+        def save_half(checkpoint: dict[str, Any], path: str) -> None:
+            save(checkpoint, path)
+            if checkpoint["global_step"] == 7:
+                os.truncate(path, 1000)
+                raise KilledError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "save", save_half)
+            with pytest.raises(KilledError):
+                train(tiny(), tmp_path / "killed")
+        assert callbacks.read_checkpoint(tmp_path / "killed" / "last.ckpt")["global_step"] == 6
+        resumed, _ = train(tiny(), tmp_path / "killed")
+        assert_same(resumed, whole)
+
+    def test_a_process_killed_outright_goes_on_in_another(self, tmp_path: Path) -> None:
+        script = textwrap.dedent(f"""
+            import os, signal, sys
+            from pathlib import Path
+            from lib.training import callbacks
+            from lib.training.fit import _Training
+            from tests.training.test_fit import tiny, train
+
+            callbacks.CHECKPOINT_SECONDS, callbacks.CHECKPOINT_SHARE = 0.0, float("inf")
+            whole = _Training.training_step
+
+            def training_step(self, batch):
+                if self.global_step == 6:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return whole(self, batch)
+
+            _Training.training_step = training_step
+            train(tiny(), Path({str(tmp_path / "killed")!r}))
+        """)
+        killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=300)
+        assert killed.returncode == -signal.SIGKILL
+        resumed, history = train(tiny(), tmp_path / "killed")
+        whole, expected = train(tiny(), tmp_path / "whole")
+        assert_same(resumed, whole)
+        assert without_seconds(history) == without_seconds(expected)
+
+
+class TestManners:
+    def test_prints_and_warns_nothing_and_leaves_loggers_as_they_were(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        levels = [logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            train(tiny(), tmp_path)
+            with pytest.raises(Unfinished):
+                train(tiny(), tmp_path / "stopped", max_minutes=1e-9)
+            train(tiny(), tmp_path / "stopped")
+        assert capfd.readouterr() == ("", "")
+        assert levels == [logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")]
+
+    def test_shows_progress_when_asked(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        train(tiny(), tmp_path, progress=True)
+        shown = capsys.readouterr().out
+        assert "12/12" in shown and "epoch=3/3, p=inf, loss=" in shown
+
+    def test_shows_the_progress_of_a_resumed_run_from_where_it_goes_on(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(Unfinished):
+            train(tiny(), tmp_path, max_minutes=1e-9)
+        train(tiny(), tmp_path, progress=True)
+        shown = capsys.readouterr().out
+        assert "10/12" in shown and "12/12" in shown and "epoch=3/3" in shown
+
+    def test_ctrl_c_stays_an_interrupt_and_can_be_pressed_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(self: _Training, batch: int) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(_Training, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny(), tmp_path)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def test_a_request_to_terminate_is_not_taken_for_ctrl_c(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = _Training.training_step
+
+        def terminated(self: _Training, batch: int) -> dict[str, Tensor]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return whole(self, batch)
+
+        monkeypatch.setattr(_Training, "training_step", terminated)
+        with pytest.raises(SystemExit):
+            train(tiny(), tmp_path)
+
+
+class TestRefusals:
+    def test_no_images(self, tmp_path: Path) -> None:
+        recipe = tiny()
+        nothing = images(recipe).subset(torch.arange(0))
+        with pytest.raises(ValueError, match="train has 0 images, expected at least one"):
+            fit(fresh(recipe), recipe, nothing, seed=0, device="cpu", workdir=tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+    def test_an_unknown_device(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="device is 'gpu', expected 'auto', 'cpu' or 'cuda'"):
+            train(tiny(), tmp_path, device="gpu")
+
+    @pytest.mark.parametrize(
+        ("changes", "options", "difference"),
+        [
+            ({"lr": 0.5}, {}, "lr is 0.02 there, expected 0.5"),
+            ({}, {"seed": 7}, "seed is 0 there, expected 7"),
+            ({"train_limit": 49}, {}, "train_limit is 50 there, expected 49"),
+        ],
+    )
+    def test_the_checkpoint_of_another_run(
+        self, changes: dict[str, Any], options: dict[str, Any], difference: str, tmp_path: Path
+    ) -> None:
+        train(tiny(epochs_ramp=0, epochs_inf=0), tmp_path)
+        with pytest.raises(ValueError, match=f"last.ckpt belongs to another run: {difference}"):
+            train(tiny(epochs_ramp=0, epochs_inf=0, **changes), tmp_path, **options)
+
+    def test_a_checkpoint_cut_short(self, tmp_path: Path) -> None:
+        train(tiny(epochs_ramp=0, epochs_inf=0), tmp_path)
+        os.truncate(tmp_path / "last.ckpt", 1000)
+        with pytest.raises(ValueError, match=r"last.ckpt is damaged or no checkpoint"):
+            train(tiny(epochs_ramp=0, epochs_inf=0), tmp_path)
+
+    @pytest.mark.parametrize("content", [b"", b"weights", b"\x80\x02c__builtin__\nprint\n."])
+    def test_a_file_that_is_no_checkpoint(self, content: bytes, tmp_path: Path) -> None:
+        (tmp_path / "last.ckpt").write_bytes(content)
+        with pytest.raises(ValueError, match=r"last.ckpt is damaged or no checkpoint"):
+            train(tiny(), tmp_path)
+
+    @pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2]])
+    def test_a_checkpoint_of_something_else(self, content: Any, tmp_path: Path) -> None:
+        torch.save(content, tmp_path / "last.ckpt")
+        with pytest.raises(ValueError, match=r"last.ckpt is a checkpoint of something else"):
+            train(tiny(), tmp_path)
+
+
+@pytest.mark.parametrize("name", [PLAIN, COMPOSITE])
+def test_kernels_and_reference_train_alike_step_by_step(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # one step an epoch, so that the history holds the loss of every step
+    recipe = tiny(name, batch_size=50, p_end=1000, epochs_const=6, epochs_ramp=24, epochs_inf=6)
+    _, history = train(recipe, tmp_path / "kernels")
+    monkeypatch.setattr(lib.ops, "_sibling", lambda _: reference)
+    _, expected = train(recipe, tmp_path / "reference")
+    torch.testing.assert_close(
+        torch.tensor([row["loss"] for row in history]),
+        torch.tensor([row["loss"] for row in expected]),
+        rtol=1e-4,
+        atol=0,
+    )
+
+
+class TestSeveralRanks:
+    def test_two_processes_take_the_step_of_one(self, tmp_path: Path) -> None:
+        recipe = tiny(batch_size=49, train_limit=49, epochs_ramp=0, epochs_inf=0)
+        one, history = train(recipe, tmp_path / "one")
+        two, shared = train(recipe, tmp_path / "two", devices=2)
+        torch.testing.assert_close(state(two), state(one), rtol=0, atol=1e-4)
+        # a step of Adam hides the scale of a gradient, its first moment does not
+        for ours, theirs in zip(self.moments(tmp_path / "two"), self.moments(tmp_path / "one"), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-7)
+        assert shared[0]["loss"] == pytest.approx(history[0]["loss"], rel=1e-5)
+        assert shared[0]["accuracy"] == history[0]["accuracy"]
+
+    def test_two_processes_train_the_row_to_its_end(self, tmp_path: Path) -> None:
+        # the last of an epoch's three batches has one image: the second rank goes without
+        recipe = tiny(COMPOSITE, train_limit=33)
+        _, history = train(recipe, tmp_path / "one")
+        _, shared = train(recipe, tmp_path / "two", devices=2)
+        assert [row["p"] for row in shared] == [row["p"] for row in history]
+        assert [row["loss"] for row in shared] == pytest.approx([row["loss"] for row in history], rel=1e-2)
+
+    @staticmethod
+    def moments(workdir: Path) -> list[Tensor]:
+        (optimizer,) = callbacks.read_checkpoint(workdir / "last.ckpt")["optimizer_states"]
+        return [parameter["exp_avg"] for parameter in optimizer["state"].values()]
