@@ -1,0 +1,1 @@
+"""Why it works: the paper's facts and theorems as code."""
