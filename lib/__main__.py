@@ -1,0 +1,94 @@
+"""The command line: `python -m lib run RECIPE`, `table N`, `tables`, `show RECORD`."""
+
+import argparse
+import sys
+import tomllib
+from collections.abc import Callable
+from typing import Any
+
+from lib import recipes
+from lib.experiments import ledger, report
+from lib.experiments.run import run
+from lib.recipes import BUDGETS
+from lib.training.fit import Unfinished
+
+STOPPED = 75  # the exit status of a run that went on long enough and can be taken up again (EX_TEMPFAIL)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 on success, 1 with one sentence on bad input, 75 for a run that stopped at --max-minutes."""
+    commands: dict[str, Callable[..., int]] = {"run": _run, "table": _table, "tables": _tables, "show": _show}
+    options = vars(_parser().parse_args(arguments))
+    try:
+        return commands[options.pop("command")](**options)
+    except Unfinished as stop:
+        print(stop, file=sys.stderr)
+        return STOPPED
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run", help="train, attack and certify one row; write its record")
+    one.add_argument("recipe", help=f"one of {', '.join(recipes.names())}, or the path of a TOML file")
+    one.add_argument("--budget", default="quick", help=", ".join(BUDGETS))
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    one.add_argument("--devices", type=int, default=1, help="processes on this machine")
+    one.add_argument("--num-nodes", type=int, default=1, help="machines")
+    one.add_argument("--data-root", help="folder of the data sets (default: LINF_DATA, else data/)")
+    one.add_argument("--max-minutes", type=float, help="stop training after so long; the same call goes on from there")
+    one.add_argument("--results", default="results", help="folder of the ledger")
+    one.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change one field of the recipe (TOML value)"
+    )
+    table = commands.add_parser("table", help="a table of the paper beside ours, from the ledger")
+    table.add_argument("number", type=int)
+    table.add_argument("--results", default="results", help="folder of the ledger")
+    tables = commands.add_parser("tables", help="rewrite the tables that the book's pages include")
+    tables.add_argument("--results", default="results", help="folder of the ledger")
+    tables.add_argument("--folder", default="book/_generated", help="where the pages look for them")
+    show = commands.add_parser("show", help="the row of one record")
+    show.add_argument("record", help="path of a record, results/RECIPE/BUDGET-SEED.json")
+    return parser
+
+
+def _run(recipe: str, results: str, **options: Any) -> int:
+    overrides = dict(_override(text) for text in options.pop("set"))
+    record = run(recipe, results=results, **options, **overrides)
+    path = ledger.path_of(results, record.recipe, record.budget, record.seed, record.overrides)
+    return _show(str(path))
+
+
+def _override(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set is {text!r}, expected FIELD=VALUE")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value.strip()
+
+
+def _table(number: int, results: str) -> int:
+    print(report.markdown(report.table(number, results)))
+    return 0
+
+
+def _tables(results: str, folder: str) -> int:
+    for path in report.write_tables(results, folder):
+        print(path)
+    return 0
+
+
+def _show(record: str) -> int:
+    print(report.row(ledger.read(record)).T.to_string())
+    print(f"record: {record}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""From a trained net and a test set to the table of one run: every image predicted, attacked and certified."""
+
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from lib.experiments.record import Table
+from lib.nets.models import Net
+from lib.recipes import Recipe
+from lib.robustness.attacks import robust_correct
+from lib.robustness.certify import Method, certify
+from lib.robustness.inputs import evaluation_mode
+from lib.training.data import Images, batch
+
+ATTACKS = {
+    "robust": "PGD as in the paper: one start, steps of eps/4 along sign(grad of the cross-entropy) at p = inf, "
+    "last iterate judged",
+    "robust_strong": "the same, then ascent on the margin with gradients at finite p from several starts, "
+    "every iterate judged at p = inf",
+}
+CERTIFICATES = {
+    "margin": "half the margin in pixels, rounding paid for; with a head, its intervals on the box f(x) +- eps",
+    "interval": "intervals through all layers from the box clipped to valid pixels",
+}
+CURVE = (0.25, 0.5, 1.0, 1.5, 2.0)  # radii of the attack curve, as multiples of eps_test
+CHUNK = 1000  # images at a time
+
+
+def evaluate(net: Net, recipe: Recipe, images: Images, *, seed: int) -> Table:
+    """Predict, attack and certify every image at recipe.eps_test, and attack it at the radii of the curve.
+
+    robust is the paper's PGD with recipe.pgd_steps; robust_strong is what also survives the stronger attack. The
+    attack's draws are those of `seed`, whatever the size of the chunks that fit in memory.
+    """
+    x, y = batch(images, torch.arange(len(images), device=images.labels.device)), images.labels
+    certificates = {method: certify(net, x, y, recipe.eps_test, method) for method in get_args(Method)}
+    radii = [min(factor * recipe.eps_test, 0.999) for factor in CURVE]
+    survived = {r: robust_correct(net, x, y, r, recipe.pgd_steps, "pgd", seed) for r in radii}
+    robust = survived[recipe.eps_test]
+    strong = robust & robust_correct(net, x, y, recipe.eps_test, recipe.pgd_steps, "smooth", seed)
+    return Table(
+        label=y.cpu().numpy(),
+        prediction=_predict(net, x).cpu().numpy(),
+        radius=certificates["margin"].radius.cpu().numpy(),
+        certified={method: result.certified.cpu().numpy() for method, result in certificates.items()},
+        robust=robust.cpu().numpy(),
+        robust_strong=strong.cpu().numpy(),
+        radii=torch.tensor(radii, dtype=torch.float64).numpy(),
+        survived=torch.stack(list(survived.values()), 1).cpu().numpy(),
+    )
+
+
+def _predict(net: Net, x: Tensor) -> Tensor:
+    with torch.no_grad(), evaluation_mode(net):
+        return torch.cat([net(part).argmax(1) for part in x.split(CHUNK)])

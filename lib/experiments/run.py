@@ -1,0 +1,159 @@
+"""One row of a table, from recipe to record: what the notebooks, the Snakefile and the command line call."""
+
+import platform
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from lib import recipes
+from lib.experiments import ledger, provenance
+from lib.experiments.evaluate import ATTACKS, CERTIFICATES, evaluate
+from lib.experiments.record import Record, Table, check_agreement
+from lib.nets.models import build
+from lib.nets.store import save
+from lib.recipes import Budget, Recipe
+from lib.training.data import load_data
+from lib.training.fit import fit
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def run(
+    recipe: str | Path,
+    *,
+    budget: Budget = "quick",
+    seed: int = 0,
+    device: Device = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    data_root: str | Path | None = None,
+    max_minutes: float | None = None,
+    results: str | Path = "results",
+    progress: bool = True,
+    **overrides: Any,
+) -> Record:
+    """Train the net of a recipe, evaluate it, and write its record, table and weights below `results`.
+
+    Args:
+        recipe: a name such as "mnist/linf-dist-net", or the path of a TOML file.
+        budget: "smoke", "quick", "laptop", "gpu" or "paper".
+        seed: every draw of the run is a function of it.
+        device: "auto" takes CUDA where there is one.
+        devices, num_nodes: processes on this machine, and machines; the batch is split over them.
+        data_root: folder of the data sets; default LINF_DATA, else data/.
+        max_minutes: stop training at a step boundary after so long; the same call then goes on from there.
+        results: folder of the ledger.
+        progress: show a progress bar.
+        overrides: fields of the recipe, by name (radii in raw pixels, "8/255" is accepted).
+
+    Returns:
+        The record, as written. A run that dies leaves none; the same call goes on from its last checkpoint.
+
+    Raises:
+        ValueError, TypeError: an unknown recipe, budget, device or field, or a value out of range, before work starts.
+        FileNotFoundError: data that is not there and cannot be downloaded.
+        lib.training.fit.Unfinished: max_minutes ran out.
+    """
+    shipped = recipes.load(str(recipe), budget)
+    resolved = shipped.replace(**overrides)
+    changed = {name: value for name in overrides if (value := getattr(resolved, name)) != getattr(shipped, name)}
+    _check(seed=seed, device=device, devices=devices, num_nodes=num_nodes, max_minutes=max_minutes)
+    target = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    data = load_data(resolved, data_root)
+    path = ledger.path_of(results, resolved, budget, seed, changed)
+    workdir = path.with_name(f".{path.stem}")
+    net = _fresh(resolved, seed)
+    history = fit(
+        net,
+        resolved,
+        data.train,
+        seed=seed,
+        device=target.type,
+        devices=devices,
+        num_nodes=num_nodes,
+        workdir=workdir,
+        max_minutes=max_minutes,
+        progress=progress,
+    )
+    begin = time.perf_counter()
+    table = evaluate(net.to(target), resolved, data.test.to(target), seed=seed)
+    record = Record(
+        recipe=resolved,
+        budget=budget,
+        seed=seed,
+        overrides=changed,
+        **_circumstances(target),
+        seconds_train=sum(row["seconds"] for row in history),
+        seconds_evaluate=time.perf_counter() - begin,
+        history=history,
+        **_counts(table),
+        eps=resolved.eps_test,
+        attacks=ATTACKS,
+        certificates=CERTIFICATES,
+    )
+    if getattr(rank_zero_only, "rank", 0):
+        return record  # of several machines, the first one writes
+    check_agreement(record, table)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(net.cpu(), path.with_suffix(".safetensors"))
+    ledger.write(record, table, results)
+    shutil.rmtree(workdir, ignore_errors=True)
+    return record
+
+
+def _check(*, seed: int, device: str, devices: int, num_nodes: int, max_minutes: float | None) -> None:
+    for name, value, least in (("seed", seed, 0), ("devices", devices, 1), ("num_nodes", num_nodes, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least}")
+    if device not in get_args(Device):
+        raise ValueError(f"device is {device!r}, expected one of {', '.join(get_args(Device))}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but torch sees no CUDA device here; expected 'cpu' or 'auto'")
+    if max_minutes is not None and not max_minutes > 0:
+        raise ValueError(f"max_minutes is {max_minutes!r}, expected a positive number or None")
+
+
+def _fresh(recipe: Recipe, seed: int) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(recipe)
+
+
+def _counts(table: Table) -> dict[str, Any]:
+    return {
+        "n": len(table.label),
+        "clean": int(table.clean.sum()),
+        "robust": int(table.robust.sum()),
+        "robust_strong": int(table.robust_strong.sum()),
+        "certified": {method: int(verdicts.sum()) for method, verdicts in table.certified.items()},
+    }
+
+
+def _circumstances(device: torch.device) -> dict[str, Any]:
+    commit, dirty = provenance.commit()
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "versions": provenance.versions(),
+        "device": _words(device),
+        "peak_memory": _peak_memory(device),
+    }
+
+
+def _words(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

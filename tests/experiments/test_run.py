@@ -1,0 +1,152 @@
+"""A row end to end on real digits: from recipe to record, again to the same record, and refusals before any work."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lib
+from lib.experiments import ledger
+from lib.experiments.evaluate import CURVE
+from lib.training.fit import Unfinished
+
+PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"
+
+
+def smoke(recipe: str, results: Path, **options: Any) -> lib.Record:
+    return lib.run(recipe, budget="smoke", device="cpu", progress=False, results=results, **options)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module", params=[PLAIN, COMPOSITE])
+def record(request: pytest.FixtureRequest, results: Path) -> lib.Record:
+    return smoke(request.param, results)
+
+
+def path_of(record: lib.Record, results: Path) -> Path:
+    return ledger.path_of(results, record.recipe, record.budget, record.seed, record.overrides)
+
+
+class TestARow:
+    def test_is_written_as_it_is_returned(self, record: lib.Record, results: Path) -> None:
+        assert ledger.read(path_of(record, results)) == record
+        assert record.n == record.recipe.test_limit
+        assert len(record.history) == record.recipe.epochs
+        assert record.peak_memory > 0 and record.seconds_train > 0 and record.seconds_evaluate > 0
+
+    def test_learned_something_and_proved_something(self, record: lib.Record) -> None:
+        assert record.clean > 0.4 * record.n
+        assert max(record.certified.values()) > 0
+
+    def test_has_a_table_of_every_image(self, record: lib.Record, results: Path) -> None:
+        table = ledger.read_table(path_of(record, results))
+        assert np.allclose(table.radii, np.array(CURVE) * record.eps)
+        assert table.survived.shape == (record.n, len(CURVE))
+        assert (table.survived[:, CURVE.index(1.0)] == table.robust).all()
+
+    def test_keeps_the_net_which_reproduces_the_row(self, record: lib.Record, results: Path) -> None:
+        net = lib.load(path_of(record, results).with_suffix(".safetensors"))
+        table = ledger.read_table(path_of(record, results))
+        data = lib_data(record)
+        for method, verdicts in table.certified.items():
+            again = lib.certify(net, *data, record.eps, method)
+            assert (again.certified.numpy() == verdicts).all()
+            assert (again.correct.numpy() == table.clean).all()
+
+    def test_leaves_no_work_behind(self, record: lib.Record, results: Path) -> None:
+        stem = path_of(record, results).stem
+        names = {path.name for path in path_of(record, results).parent.iterdir()}
+        assert {f"{stem}.json", f"{stem}.npz", f"{stem}.safetensors"} <= names
+        assert not [name for name in names if name.startswith(".")]
+
+
+def lib_data(record: lib.Record) -> tuple[torch.Tensor, torch.Tensor]:
+    from lib.training.data import batch, load_data
+
+    images = load_data(record.recipe).test
+    return batch(images, torch.arange(len(images))), images.labels
+
+
+def counts(record: lib.Record) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in ("clean", "robust", "robust_strong", "certified", "n")}
+
+
+def test_the_same_seed_gives_the_same_row_and_another_seed_another_net(tmp_path: Path) -> None:
+    first, again, other = (smoke(PLAIN, tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("a", 4)))
+    assert counts(first) == counts(again)
+    assert [row["loss"] for row in first.history] == [row["loss"] for row in again.history]
+    nets = [lib.load(path_of(r, tmp_path / n).with_suffix(".safetensors")) for r, n in ((first, "a"), (again, "b"))]
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
+    assert [row["loss"] for row in first.history] != [row["loss"] for row in other.history]
+
+
+def test_overrides_are_recorded_and_named_in_the_file(tmp_path: Path) -> None:
+    record = smoke(PLAIN, tmp_path, eps_test="8/255", width=16, epochs_inf=1)
+    assert record.eps == 8 / 255 and record.recipe.width == 16
+    assert set(record.overrides) == {"eps_test", "width"}
+    assert path_of(record, tmp_path).stem.startswith("smoke-0-")
+
+
+def test_an_override_with_the_recipes_own_value_is_none(tmp_path: Path) -> None:
+    record = smoke(PLAIN, tmp_path, eps_test="0.1")
+    assert record.overrides == {} and path_of(record, tmp_path).stem == "smoke-0"
+
+
+def test_a_run_that_ran_out_of_time_leaves_no_record_and_goes_on_to_the_same_one(tmp_path: Path) -> None:
+    with pytest.raises(Unfinished):
+        smoke(PLAIN, tmp_path / "cut", max_minutes=1e-6)
+    assert not list((tmp_path / "cut").rglob("*.json"))
+    assert counts(smoke(PLAIN, tmp_path / "cut")) == counts(smoke(PLAIN, tmp_path / "whole"))
+
+
+def test_a_run_whose_evaluation_fails_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib.experiments import run as module
+
+    def break_a_promise(*arguments: Any, **options: Any) -> Any:
+        table = evaluate(*arguments, **options)
+        certified = {method: np.ones_like(verdicts) for method, verdicts in table.certified.items()}
+        return dataclasses.replace(table, certified=certified)
+
+    evaluate = module.evaluate
+    monkeypatch.setattr(module, "evaluate", break_a_promise)
+    with pytest.raises(ValueError, match="expected"):
+        smoke(PLAIN, tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".npz", ".safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"recipe": "digits/nothing"}, "digits/nothing"),
+        ({"budget": "huge"}, "huge"),
+        ({"seed": -1}, "seed is -1, expected a whole number of at least 0"),
+        ({"seed": 1.5}, r"seed is 1\.5"),
+        ({"device": "tpu"}, "device is 'tpu', expected one of auto, cpu, cuda"),
+        ({"devices": 0}, "devices is 0"),
+        ({"num_nodes": 0}, "num_nodes is 0"),
+        ({"max_minutes": 0}, "max_minutes is 0"),
+        ({"eps_test": 1.5}, r"eps_test is 1\.5"),
+        ({"eps_test": float("nan")}, "eps_test is nan"),
+        ({"widht": 4}, "widht"),
+    ],
+)
+def test_bad_input_is_refused_by_name_before_work_starts(
+    options: dict[str, Any], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.experiments.run.load_data", lambda *_: pytest.fail("work started"))
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        lib.run(**({"recipe": PLAIN, "budget": "smoke", "results": tmp_path} | options))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_missing_cuda_device_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="device is 'cuda', but torch sees no CUDA device here"):
+        lib.run(PLAIN, budget="smoke", device="cuda", results=tmp_path)
