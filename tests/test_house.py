@@ -1,0 +1,140 @@
+"""The rules of the house: who may import whom, what an import costs, and that the project's own papers agree."""
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("ops", "recipes", "nets", "robustness", "training", "theory", "baselines", "experiments", "__main__")
+HEAVY = ("foolbox", "lightning", "matplotlib", "numba", "pandas", "sklearn", "torchvision", "triton")
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "lib").rglob("*.py"))
+}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules of lib that a file imports anywhere in it, functions and type checks included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in FILES else str(node.module) for name in inner]
+        else:
+            continue
+        yield from (name for name in names if name in FILES)
+
+
+def room(module: str) -> int:
+    return ROOMS.index(module.split(".")[1])
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if module != "lib"])
+def test_a_file_imports_only_from_rooms_above_or_its_own(module: str) -> None:
+    below = [other for other in imports(FILES[module]) if other == "lib" or room(other) > room(module)]
+    assert not below, f"{module} imports {below}"
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    graph = {module: set(imports(path)) for module, path in FILES.items() if module != "lib"}
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_file_of_the_library_can_be_read_in_one_sitting(module: str) -> None:
+    assert len(FILES[module].read_text().splitlines()) <= 350
+
+
+def test_the_layers_and_certificates_load_fast_and_nothing_heavy() -> None:
+    program = f"""
+import sys, time
+import torch
+torch.library, torch.nn.functional
+before, begin = set(sys.modules), time.perf_counter()
+from lib import LInfDist, LInfDistNet, LInfDistNetMLP, MeanShift, certify, linf_dist_bounds, load, lp_dist, save
+seconds = time.perf_counter() - begin
+print(seconds, *[name for name in {HEAVY} if name in set(sys.modules) - before])
+"""
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    seconds, *heavy = run.stdout.split()
+    assert not heavy
+    assert float(seconds) < 3
+
+
+def test_every_public_name_resolves() -> None:
+    import lib
+
+    assert all(getattr(lib, name).__module__.startswith("lib.") for name in lib.__all__)
+
+
+def tracked() -> list[Path]:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    return [path for name in listing.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_the_tracked_tree_stays_small() -> None:
+    assert sum(path.lstat().st_size for path in tracked()) < 12 * 2**20
+
+
+def versions() -> dict[str, str]:
+    lines = (line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#"))
+    return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+
+
+def requirements() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"]
+    return [Requirement(text) for text in [*PROJECT["dependencies"], *extras["book"], *extras["test"]]]
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)
+def test_a_range_is_bounded_above_and_holds_the_pinned_version(requirement: Requirement) -> None:
+    assert any(part.operator == "<" for part in requirement.specifier)
+    assert versions()[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_constraints_name_versions_only() -> None:
+    assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in versions().values())
+
+
+def test_conda_users_get_the_same_environment() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, wheels = environment["dependencies"]
+    assert environment["name"] == PROJECT["name"]
+    assert SpecifierSet(python.removeprefix("python ")) == SpecifierSet(PROJECT["requires-python"])
+    assert pip == "pip"
+    extras = ",".join(PROJECT["optional-dependencies"])
+    assert wheels == {"pip": ["--constraint constraints.txt", f"--editable .[{extras}]"]}
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "book/index.md"])
+def test_what_a_page_tells_people_to_type_exists(page: str) -> None:
+    text = (ROOT / page).read_text()
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert set(re.findall(r"(?:^    |`)make ([a-z-]+)", text, flags=re.MULTILINE)) <= set(targets)
+    paths = re.findall(r"(?:book|lib|recipes|results|tests)/[\w./-]*\w/?", text) + re.findall(
+        r"\]\((?!http)([^)#]+)\)", text
+    )
+    assert [path for path in paths if not (ROOT / path).exists() and "_build" not in path] == []
+
+
+def test_the_readmes_example_runs() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["certified"].shape == (8,)  # type: ignore[attr-defined]
