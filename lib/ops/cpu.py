@@ -17,8 +17,8 @@ from torch import Tensor
 from lib.ops import reference
 
 _LARGEST_INPUT = 2.0**126
-# Up to here every term is squared out; above, it is faster to skip the terms that do not count.
-_LARGEST_SQUARED_P = 64
+# Up to these every term is squared out; above, terms that do not count are skipped, which pays later in the backward.
+_LARGEST_SQUARED_P_FORWARD, _LARGEST_SQUARED_P_BACKWARD = 64, 1024
 _BACKWARD_TASKS = 16
 
 
@@ -29,10 +29,12 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     k, y = _kernels(), x.new_empty(len(x), len(w))
     if math.isinf(p):
         k.forward_max(_blocks(x, k.BLOCK), _lanes(w), y.numpy())
-    elif squarings := _squarings(p):
-        scale = _scale(x, w, p)
-        scaled_x, scaled_w, unscale = _blocks(x * scale, k.BLOCK), _lanes(w * scale), np.float32(1 / scale)
-        k.forward_squared(_blocks(x, k.BLOCK), _blocks(w, k.BLOCK), scaled_x, scaled_w, y.numpy(), unscale, squarings)
+    elif squarings := _squarings(p, _LARGEST_SQUARED_P_FORWARD):
+        lanes = _lanes(w)
+        scale = _scale(x, lanes, p)
+        lanes *= np.float32(scale)
+        scaled = _blocks(x * scale, k.BLOCK)
+        k.forward_squared(x.numpy(), w.numpy(), scaled, lanes, y.numpy(), np.float32(1 / scale), squarings)
     else:
         # The terms dropped add up to less than 2^-20 of the sum.
         cut = np.float32(2.0 ** (-(20 + math.log2(x.shape[1])) / p))
@@ -61,7 +63,7 @@ def lp_dist_backward(
         return reference.lp_dist_backward(grad, x, w, y, index, p, need_x, need_w)
     if math.isinf(p):
         grad_x, grad_w = _backward_inf(grad, x, w, index)
-    elif squarings := _squarings(p):
+    elif squarings := _squarings(p, _LARGEST_SQUARED_P_BACKWARD):
         grad_x, grad_w = _backward_squared(grad, x, w, y, squarings)
     else:
         grad_x, grad_w = _backward_power(grad, x, w, y, p)
@@ -91,13 +93,13 @@ def _backward_squared(
     k = _kernels()
     # The kernel takes 2 samples x 4 outputs at a time; padding has gradient 0.
     rows, cols = -len(x) % 2, -len(w) % 4
-    x_wide = _blocks(F.pad(x, (0, 0, 0, rows)), k.WIDE)
-    w_wide = _blocks(F.pad(w, (0, 0, 0, cols)), k.WIDE)
-    inverse = F.pad(y.reciprocal().clamp_(max=float(k.HUGE)), (0, cols, 0, rows))
+    x_wide = _blocks(_pad(x, rows, 0), k.WIDE)
+    w_wide = _blocks(_pad(w, cols, 0), k.WIDE)
+    inverse = _pad(y.reciprocal().clamp_(max=float(k.HUGE)), rows, cols)
     # Shares of the outputs keep all threads busy where there are few blocks of inputs.
     grad_x = np.zeros((-(-_BACKWARD_TASKS // len(x_wide)), *x_wide.shape), np.float32)
     grad_w = np.zeros_like(w_wide)
-    padded_grad = F.pad(grad, (0, cols, 0, rows))
+    padded_grad = _pad(grad, rows, cols)
     # Ratios below this have (|t| / y)^p < 2^-60.
     floor = np.float32(2.0 ** (-120 / 2 ** len(squarings)))
     k.backward_squared(
@@ -118,8 +120,12 @@ def _backward_power(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> 
 
 def _blocks(a: Tensor, width: int) -> NDArray[np.float32]:
     """[rows, I] -> [N, rows, width], the last block padded with zeros: x = w = 0 there, which changes no distance."""
-    padded = F.pad(a, (0, -a.shape[1] % width))
+    padded = _pad(a, 0, -a.shape[1] % width)
     return padded.view(len(a), -1, width).transpose(0, 1).contiguous().numpy()
+
+
+def _pad(a: Tensor, rows: int, cols: int) -> Tensor:
+    return F.pad(a, (0, cols, 0, rows)) if rows or cols else a
 
 
 def _unblock(blocks: NDArray[np.float32], like: Tensor) -> Tensor:
@@ -138,20 +144,22 @@ def _lanes(w: Tensor) -> NDArray[np.float32]:
     return lanes
 
 
-def _squarings(p: float) -> tuple[int, ...]:
+def _squarings(p: float, most: float) -> tuple[int, ...]:
     """A tuple of length n where p = 2^n is small enough to be squared out, else an empty one."""
     mantissa, exponent = math.frexp(p)
-    return (0,) * (exponent - 1) if mantissa == 0.5 and p <= _LARGEST_SQUARED_P else ()
+    return (0,) * (exponent - 1) if mantissa == 0.5 and p <= most else ()
 
 
-def _scale(x: Tensor, w: Tensor, p: float) -> float:
+def _scale(x: Tensor, lanes: NDArray[np.float32], p: float) -> float:
     """A power of two (exact to multiply by) that puts the sums of |t_i|^p high in the range of float32.
 
     Judged by the p = inf distances of a few samples; pairs that leave the range all the same are done again.
     """
-    largest = max(float(lp_dist(x[:: max(1, len(x) // 8)].contiguous(), w, math.inf).max()), 2.0**-100)
+    k, few = _kernels(), x[:: max(1, len(x) // 8)]
+    distances = np.empty((len(few), lanes.shape[1] * lanes.shape[3]), np.float32)
+    k.forward_max(_blocks(few, k.BLOCK), lanes, distances)
     room = (126 - math.log2(x.shape[1])) / p - 0.5
-    return float(2.0 ** min(math.floor(room - math.log2(largest)), 126))
+    return float(2.0 ** min(math.floor(room - math.log2(max(float(distances.max()), 2.0**-100))), 126))
 
 
 def _magnitude(a: Tensor) -> float:

@@ -189,23 +189,15 @@ def pair_gradient(
         grad_w[k] -= u
 
 
-@kernel(fastmath={"reassoc", "nnan", "nsz"})
-def pair_max(x: Array, w: Array) -> np.float32:
-    """max_k |x_k - w_k| of finite inputs."""
-    largest = _ZERO
-    for k in range(BLOCK):
-        largest = max(largest, abs(x[k] - w[k]))
-    return largest
-
-
-@kernel()
-def pair_norm(x: Array, w: Array, b: int, o: int, p: np.float32) -> np.float32:
-    """||x_b - w_o||_p of one pair, rescaled by its own maximum: for pairs out of the range of the fast path."""
+@kernel(fastmath={"reassoc", "contract", "nnan", "nsz"})
+def pair_norm(x: Array, w: Array, p: np.float32) -> np.float32:
+    """||x - w||_p of one pair, rescaled by its own maximum: for pairs out of the range of the fast path."""
     largest, total = _ZERO, _ZERO
-    for n in range(len(x)):
-        largest = max(largest, pair_max(x[n, b], w[n, o]))
-    for n in range(len(x)):
-        total += pair_sum(x[n, b], w[n, o], safe_inverse(largest), p)
+    for i in range(len(x)):
+        largest = max(largest, abs(x[i] - w[i]))
+    inverse = safe_inverse(largest)
+    for i in range(len(x)):
+        total += power(abs(x[i] - w[i]) * inverse, p)
     return largest * power(total, _ONE / p)
 
 
@@ -269,7 +261,7 @@ def tile_squared(
             y[b0 + r, o0 + j] = root * unscale
         for j in range(o1 - o0):
             if not _LEAST_SUM <= total[r, j] <= _LARGEST_SUM:
-                y[b0 + r, o0 + j] = pair_norm(x, w, b0 + r, o0 + j, np.float32(2 ** len(squarings)))
+                y[b0 + r, o0 + j] = pair_norm(x[b0 + r], w[o0 + j], np.float32(2 ** len(squarings)))
 
 
 @kernel()

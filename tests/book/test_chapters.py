@@ -1,0 +1,121 @@
+"""What every chapter keeps to, what stops it, and the experiment chapters run from end to end at smoke size."""
+
+import ast
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from lib.experiments import ledger
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CHAPTERS = {path.stem: path for path in sorted((ROOT / "book").glob("*.ipynb"))}
+EXPERIMENTS = ("mnist", "quickstart")
+PARAMETERS = ["recipe", "eps", "budget", "seed", "data_root", "device"]
+
+
+def code(chapter: str) -> list[Any]:
+    return [cell for cell in nbformat.read(CHAPTERS[chapter], as_version=4).cells if cell.cell_type == "code"]
+
+
+def parameters(chapter: str) -> Any:
+    (cell,) = [cell for cell in code(chapter) if "parameters" in cell.metadata.get("tags", [])]
+    return cell
+
+
+def test_every_chapter_is_in_the_table_of_contents() -> None:
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    listed = {chapter["file"] for part in contents["parts"] for chapter in part["chapters"]}
+    assert listed >= set(CHAPTERS) >= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", ["_config.yml", "_toc.yml"])
+def test_the_books_settings_are_links_to_those_at_the_top(name: str) -> None:
+    assert (ROOT / "book" / name).readlink() == Path("..") / name
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+class TestEveryChapter:
+    def test_was_run_from_top_to_bottom_without_an_error(self, chapter: str) -> None:
+        assert [cell.execution_count for cell in code(chapter)] == list(range(1, len(code(chapter)) + 1))
+        outputs = [output for cell in code(chapter) for output in cell.outputs]
+        assert outputs
+        assert all(output.output_type != "error" and output.get("name") != "stderr" for output in outputs)
+
+    def test_has_small_outputs_without_traces_of_the_machine(self, chapter: str) -> None:
+        outputs = nbformat.v4.writes(nbformat.v4.new_notebook(cells=code(chapter)))
+        assert len(outputs) < 300_000
+        assert not re.search(r"/(home|root|tmp|work|Users)/", outputs)
+
+    def test_holds_no_class_no_training_and_no_installation(self, chapter: str) -> None:
+        for cell in code(chapter):
+            assert not re.search(r"^\s*[!%]", cell.source, flags=re.MULTILINE)
+            assert not any(isinstance(node, ast.ClassDef | ast.While) for node in ast.walk(ast.parse(cell.source)))
+            assert "epoch" not in cell.source
+            assert len(cell.source.splitlines()) <= 25
+
+
+@pytest.mark.parametrize("chapter", EXPERIMENTS)
+class TestAnExperimentChapter:
+    def test_begins_with_the_six_parameters(self, chapter: str) -> None:
+        assert parameters(chapter) == code(chapter)[0]
+        assert [line.split(" = ")[0] for line in parameters(chapter).source.splitlines()] == PARAMETERS
+
+    @pytest.mark.parametrize(
+        ("name", "value", "sentence"),
+        [
+            ("eps", 0, "eps is 0, expected .* 0 < eps < 1"),
+            ("eps", 1.0, "eps is 1.0, expected .* 0 < eps < 1"),
+            ("eps", math.nan, "eps is nan, expected .* 0 < eps < 1"),
+            ("eps", "9/8", "eps is '9/8', expected .* 0 < eps < 1"),
+            ("eps", "little", "eps is 'little', expected a number"),
+            ("budget", "huge", "unknown budget 'huge', .*smoke, quick, laptop, gpu, paper"),
+            (
+                "recipe",
+                "mnist/linf-dist-nte",
+                "unknown recipe 'mnist/linf-dist-nte', did you mean 'mnist/linf-dist-net'",
+            ),
+            ("seed", -1, "seed is -1, expected a whole number of at least 0"),
+            ("seed", 0.5, "seed is 0.5, expected a whole number of at least 0"),
+            ("device", "abacus", "device is 'abacus', expected one of auto, cpu, cuda"),
+        ],
+    )
+    def test_stops_in_its_first_cell_at_a_value_out_of_range(
+        self, chapter: str, name: str, value: object, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        names: dict[str, Any] = {}
+        exec(parameters(chapter).source, names)
+        names[name] = value
+        with pytest.raises(ValueError, match=sentence) as refusal:
+            exec(code(chapter)[1].source, names)
+        assert "\n" not in str(refusal.value)
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("chapter", "recipe", "eps"),
+    [
+        ("quickstart", "digits/linf-dist-net-mlp", None),
+        ("mnist", "mnist/linf-dist-net", "8/255"),
+        ("mnist", "mnist/linf-dist-net-mlp", 0.1),
+    ],
+)
+def test_an_experiment_chapter_runs_at_smoke_size(
+    chapter: str, recipe: str, eps: float | str | None, tmp_path: Path, linf_data: Callable[[str], Path]
+) -> None:
+    data_root = None if chapter == "quickstart" else str(linf_data("mnist"))
+    values = {"recipe": recipe, "eps": eps, "budget": "smoke", "seed": 3, "data_root": data_root, "device": "cpu"}
+    papermill.execute_notebook(
+        CHAPTERS[chapter], tmp_path / "out.ipynb", values, cwd=tmp_path, kernel_name="python3", progress_bar=False
+    )
+    (record,) = ledger.records(tmp_path / "runs")
+    assert (record.recipe.name, record.budget, record.seed) == (recipe, "smoke", 3)
+    if eps is not None:
+        assert record.eps == pytest.approx(8 / 255 if eps == "8/255" else eps)
