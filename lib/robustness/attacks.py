@@ -25,7 +25,7 @@ LADDER = (16.0, 32.0, 64.0)  # the exponents of one descent: low enough that all
 
 
 def robust_correct(
-    net: Net, x: Tensor, y: Tensor, eps: float, steps: int = 20, attack: Attack = "pgd", seed: int = 0
+    net: Net, x: Tensor, y: Tensor, eps: float | str, steps: int = 20, attack: Attack = "pgd", seed: int = 0
 ) -> Tensor:
     """Which images the net gets right, and still gets right after the attack: [B] bool.
 
@@ -38,7 +38,7 @@ def robust_correct(
 
 
 def adversarial_images(
-    net: Net, x: Tensor, y: Tensor, eps: float, steps: int = 20, attack: Attack = "pgd", seed: int = 0
+    net: Net, x: Tensor, y: Tensor, eps: float | str, steps: int = 20, attack: Attack = "pgd", seed: int = 0
 ) -> Tensor:
     """The images [B, C, H, W] that an attack makes of x: within eps of it, in [0, 1], meant to be misclassified.
 
@@ -63,14 +63,14 @@ def adversarial_images(
         ValueError, TypeError: what `check_batch` refuses, eps outside (0, 1), steps < 1, an unknown attack, a seed
             that is no integer or negative.
     """
-    eps = parse_eps(eps)
+    radius = parse_eps(eps)
     attacker = _attacker(attack)
     _check_integer("steps", steps, at_least=1)
     _check_integer("seed", seed, at_least=0)
     check_batch(net, x, y)
     generator = torch.Generator().manual_seed(seed)
     with torch.enable_grad(), evaluation_mode(net):
-        return attacker(net, x.detach(), y.long(), eps, steps, generator)
+        return attacker(net, x.detach(), y.long(), radius, steps, generator)
 
 
 Attacker = Callable[[Net, Tensor, Tensor, float, int, torch.Generator], Tensor]

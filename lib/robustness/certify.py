@@ -35,7 +35,7 @@ class Certificate(NamedTuple):
     radius: Tensor
 
 
-def certify(net: Net, x: Tensor, y: Tensor, eps: float, method: Method = "interval") -> Certificate:
+def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "interval") -> Certificate:
     """Prove that the prediction of each image stays right within eps in l_inf.
 
     "margin" (Fact 3.6): every logit of a distance net moves at most as far as its input, so f_y - max_i f_i >
@@ -54,12 +54,12 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float, method: Method = "interv
     Raises:
         ValueError, TypeError: what `check_batch` refuses, eps outside (0, 1), an unknown method, reduced precision.
     """
-    eps = parse_eps(eps)
+    radius = parse_eps(eps)
     proves = _method(method)
     check_batch(net, x, y)
     _check_precision()
     with torch.no_grad(), evaluation_mode(net):
-        parts = [_certify(net, a, b, eps, proves) for a, b in _chunks(x, y)]
+        parts = [_certify(net, a, b, radius, proves) for a, b in _chunks(x, y)]
     return Certificate(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

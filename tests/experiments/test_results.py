@@ -1,4 +1,4 @@
-"""The committed ledger: every record is whole, the book's pages are made from it, and a kept net gives its row again."""
+"""The committed ledger: every record is whole, the pages are made from it, and a kept net gives its row again."""
 
 from collections.abc import Callable
 from pathlib import Path
