@@ -16,7 +16,7 @@ from lib.training.data import Images, batch
 ATTACKS = {
     "robust": "PGD as in the paper: one start, steps of eps/4 along sign(grad of the cross-entropy) at p = inf, "
     "last iterate judged",
-    "robust_strong": "the same, then ascent on the margin with gradients at finite p from several starts, "
+    "robust_strong": "the same, then descents on the margin along gradients at finite p from several starts, "
     "every iterate judged at p = inf",
 }
 CERTIFICATES = {

@@ -65,6 +65,7 @@ def run(
     changed = {name: value for name in overrides if (value := getattr(resolved, name)) != getattr(shipped, name)}
     _check(seed=seed, device=device, devices=devices, num_nodes=num_nodes, max_minutes=max_minutes)
     target = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    commit, dirty = provenance.commit()  # of the code that is now loaded
     data = load_data(resolved, data_root)
     path = ledger.path_of(results, resolved, budget, seed, changed)
     workdir = path.with_name(f".{path.stem}")
@@ -88,7 +89,11 @@ def run(
         budget=budget,
         seed=seed,
         overrides=changed,
-        **_circumstances(target),
+        commit=commit,
+        dirty=dirty,
+        versions=provenance.versions(),
+        device=_words(target),
+        peak_memory=_peak_memory(target),
         seconds_train=sum(row["seconds"] for row in history),
         seconds_evaluate=time.perf_counter() - begin,
         history=history,
@@ -132,17 +137,6 @@ def _counts(table: Table) -> dict[str, Any]:
         "robust": int(table.robust.sum()),
         "robust_strong": int(table.robust_strong.sum()),
         "certified": {method: int(verdicts.sum()) for method, verdicts in table.certified.items()},
-    }
-
-
-def _circumstances(device: torch.device) -> dict[str, Any]:
-    commit, dirty = provenance.commit()
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "versions": provenance.versions(),
-        "device": _words(device),
-        "peak_memory": _peak_memory(device),
     }
 
 
