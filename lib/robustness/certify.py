@@ -52,12 +52,13 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
         method: "margin" or "interval". Strict: a tie is not certified.
 
     Raises:
-        ValueError, TypeError: what `check_batch` refuses, eps outside (0, 1), an unknown method, reduced precision.
+        ValueError, TypeError: what `check_batch` refuses, eps outside (0, 1), an unknown method, reduced precision
+            (half-precision images or weights, TF32, autocast).
     """
     radius = parse_eps(eps)
     proves = _method(method)
     check_batch(net, x, y)
-    _check_precision()
+    _check_precision(net, x)
     with torch.no_grad(), evaluation_mode(net):
         parts = [_certify(net, a, b, radius, proves) for a, b in _chunks(x, y)]
     return Certificate(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -71,7 +72,7 @@ def certified_radius(net: Net, x: Tensor, y: Tensor, method: Method = "interval"
     """
     proves = _method(method)
     check_batch(net, x, y)
-    _check_precision()
+    _check_precision(net, x)
     with torch.no_grad(), evaluation_mode(net):
         parts = [_radius(net, a, b, proves) for a, b in _chunks(x, y)]
     return torch.cat(parts)
@@ -87,7 +88,13 @@ def _method(method: str) -> Proof:
     return proofs[method]
 
 
-def _check_precision() -> None:
+def _check_precision(net: Net, x: Tensor) -> None:
+    dtypes = {x.dtype, *(parameter.dtype for parameter in net.parameters())}
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+        raise TypeError(
+            "certificates need images and weights of one dtype, float32 or float64, "
+            f"got {', '.join(sorted(map(str, dtypes)))}"
+        )
     if torch.get_float32_matmul_precision() != "highest" or torch.is_autocast_enabled():
         raise ValueError(
             "certificates need float32 products of full precision, got float32_matmul_precision="

@@ -217,6 +217,16 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"non-finite entry in layers\.0\.weight"):
             certify(net, torch.rand(1, *SHAPE), torch.tensor([0]), 0.1)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_images_of_another_precision_than_the_net(self, dtype: torch.dtype) -> None:
+        with pytest.raises(TypeError, match="of one dtype, float32 or float64"):
+            certify(self.net, torch.rand(1, *SHAPE).to(dtype), torch.tensor([0]), 0.1)
+
+    def test_a_net_of_half_precision(self) -> None:
+        net = LInfDistNet(SHAPE, 3, width=4, depth=2).to(torch.bfloat16)
+        with pytest.raises(TypeError, match=r"got torch\.bfloat16"):
+            certify(net, torch.rand(1, *SHAPE).to(torch.bfloat16), torch.tensor([0]), 0.1)
+
     def test_reduced_precision(self) -> None:
         torch.set_float32_matmul_precision("medium")
         try:
