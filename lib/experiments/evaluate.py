@@ -23,7 +23,7 @@ CERTIFICATES = {
     "margin": "half the margin in pixels, rounding paid for; with a head, its intervals on the box f(x) +- eps",
     "interval": "intervals through all layers from the box clipped to valid pixels",
 }
-CURVE = (0.25, 0.5, 1.0, 1.5, 2.0)  # radii of the attack curve, as multiples of eps_test
+CURVE = (0.25, 0.5, 1.0, 1.5, 2.0)  # radii of the attack curve, as multiples of eps_test where those stay below 1
 CHUNK = 1000  # images at a time
 
 
@@ -35,7 +35,7 @@ def evaluate(net: Net, recipe: Recipe, images: Images, *, seed: int) -> Table:
     """
     x, y = batch(images, torch.arange(len(images), device=images.labels.device)), images.labels
     certificates = {method: certify(net, x, y, recipe.eps_test, method) for method in get_args(Method)}
-    radii = [min(factor * recipe.eps_test, 0.999) for factor in CURVE]
+    radii = curve_radii(recipe.eps_test)
     survived = {r: robust_correct(net, x, y, r, recipe.pgd_steps, "pgd", seed) for r in radii}
     robust = survived[recipe.eps_test]
     strong = robust & robust_correct(net, x, y, recipe.eps_test, recipe.pgd_steps, "smooth", seed)
@@ -49,6 +49,12 @@ def evaluate(net: Net, recipe: Recipe, images: Images, *, seed: int) -> Table:
         radii=torch.tensor(radii, dtype=torch.float64).numpy(),
         survived=torch.stack(list(survived.values()), 1).cpu().numpy(),
     )
+
+
+def curve_radii(eps: float) -> list[float]:
+    """Five different radii in (0, 1), increasing, eps itself in the middle: `CURVE` times eps while 2 eps < 1."""
+    beyond = min(eps, 0.99 * (1 - eps))
+    return [factor * eps if factor <= 1 else eps + (factor - 1) * beyond for factor in CURVE]
 
 
 def _predict(net: Net, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 import lib
 from lib.experiments import ledger
-from lib.experiments.evaluate import CURVE
+from lib.experiments.evaluate import CURVE, curve_radii
 from lib.training.fit import Unfinished
 
 PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"
@@ -76,6 +76,18 @@ def lib_data(record: lib.Record) -> tuple[torch.Tensor, torch.Tensor]:
 
 def counts(record: lib.Record) -> dict[str, Any]:
     return {name: getattr(record, name) for name in ("clean", "robust", "robust_strong", "certified", "n")}
+
+
+@pytest.mark.parametrize("eps", [1e-6, 8 / 255, 0.3, 0.5, 0.7, 0.9995])
+def test_the_curve_has_five_different_radii_below_one_around_eps(eps: float) -> None:
+    radii = curve_radii(eps)
+    assert radii[2] == eps and len(set(radii)) == 5
+    assert radii == sorted(radii) and radii[0] > 0 and radii[-1] < 1
+
+
+def test_a_radius_above_two_thirds_is_evaluated_like_any_other(tmp_path: Path) -> None:
+    record = smoke(PLAIN, tmp_path, eps_test=0.7, width=16)
+    assert ledger.read_table(path_of(record, tmp_path)).survived.shape == (record.n, len(CURVE))
 
 
 def test_the_same_seed_gives_the_same_row_and_another_seed_another_net(tmp_path: Path) -> None:
