@@ -1,52 +1,17 @@
-"""What a run is made of: one flat, frozen, validated `Recipe`, and the five budgets at which every recipe can be run.
-
-A recipe is a TOML file below `recipes/`: keys at the top hold at every budget, the tables `[budget.smoke]` to
-`[budget.paper]` override them. Whatever is wrong in a file or an override is refused by name before a run starts.
-"""
+"""The typed, frozen `Recipe`; whatever is wrong in one is refused by name before a run starts."""
 
 import dataclasses
-import difflib
 import itertools
 import math
 import operator
 import re
-import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_type_hints
 
-Budget = Literal["smoke", "quick", "laptop", "gpu", "paper"]
-BUDGETS: tuple[Budget, ...] = get_args(Budget)
-
-FOLDER = Path(__file__).resolve().parent.parent / "recipes"
+from lib.recipes.values import number, refuse_unknown, typed
 
 _RADII = ("eps_test", "eps_train", "theta")
-
-
-def parse_eps(value: float | str, name: str = "eps") -> float:
-    """A radius in raw pixel units, 0 < eps < 1, from a number or a text such as "0.3" or "8/255".
-
-    Raises:
-        ValueError: naming `name` and the value where it is no number or lies outside (0, 1).
-    """
-    eps = _number(value, name)
-    if not 0.0 < eps < 1.0:
-        raise ValueError(f"{name} is {value!r}, expected a radius in pixel units with 0 < {name} < 1")
-    return eps
-
-
-def _number(value: object, name: str) -> float:
-    try:
-        if isinstance(value, str):
-            top, slash, bottom = value.partition("/")
-            return float(top) / float(bottom) if slash else float(top)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-    except (ValueError, ZeroDivisionError, OverflowError):
-        pass
-    raise ValueError(f'{name} is {value!r}, expected a number or a fraction such as "8/255"')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,8 +71,8 @@ class Recipe:
         for name, hint in _hints().items():
             value = getattr(self, name)
             if name in _RADII and isinstance(value, str):
-                value = _number(value, name)
-            object.__setattr__(self, name, _typed(name, value, hint))
+                value = number(value, name)
+            object.__setattr__(self, name, typed(name, value, hint))
         for name, (holds, expected) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not holds(value):
@@ -151,97 +116,13 @@ class Recipe:
         Raises:
             ValueError: for a name that is no field, with the nearest one; TypeError, ValueError: as for `Recipe`.
         """
-        _refuse_unknown(overrides, _hints(), "recipe field")
+        refuse_unknown(overrides, _hints(), "recipe field")
         return dataclasses.replace(self, **overrides)
-
-
-def load(name_or_path: str | Path, budget: str = "quick") -> Recipe:
-    """The shipped recipe of that name, or the one in a TOML file, resolved at one of the `BUDGETS`.
-
-    Raises:
-        ValueError: unknown recipe, budget or key, a missing key, or a value that `Recipe` refuses.
-        FileNotFoundError: a path to a file that is not there.
-    """
-    _refuse_unknown([budget], BUDGETS, "budget")
-    path, name = _locate(name_or_path)
-    keys = _read(path)
-    tables = keys.pop("budget", None)
-    if not isinstance(tables, dict) or set(tables) != set(BUDGETS):
-        raise ValueError(f"{path} has not one table [budget.X] for each X of {', '.join(BUDGETS)} and no other")
-    keys |= {"name": name} | tables[budget]
-    _refuse_unknown(keys, _hints(), f"key in {path}")
-    missing = [f.name for f in dataclasses.fields(Recipe) if f.default is dataclasses.MISSING and f.name not in keys]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)} at budget {budget}")
-    try:
-        return Recipe(**keys)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}, budget {budget}: {error}") from error
-
-
-def names() -> list[str]:
-    """The shipped recipes, such as "mnist/linf-dist-net", sorted."""
-    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
-
-
-def _locate(name_or_path: str | Path) -> tuple[Path, str]:
-    text = str(name_or_path)
-    if not text.endswith(".toml"):
-        _refuse_unknown([text], names(), "recipe")
-        return FOLDER / f"{text}.toml", text
-    path = Path(text)
-    if not path.is_file():
-        raise FileNotFoundError(f"recipe file {path} does not exist, expected a TOML file")
-    shipped = path.resolve().is_relative_to(FOLDER)
-    return path, path.resolve().relative_to(FOLDER).with_suffix("").as_posix() if shipped else path.stem
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no TOML file: {error}") from error
-
-
-def _refuse_unknown(given: Iterable[str], known: Iterable[str], kind: str) -> None:
-    known = list(known)
-    for word in given:
-        if word not in known:
-            close = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else []
-            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
-            raise ValueError(f"unknown {kind} {word!r}, {hint}")
 
 
 @cache
 def _hints() -> dict[str, Any]:
     return get_type_hints(Recipe)
-
-
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type of its field: whole numbers become floats and lists tuples, nothing else is converted."""
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ValueError(f"{name} is {value!r}, expected one of {', '.join(get_args(hint))}")
-        return value
-    if get_origin(hint) is UnionType:
-        return None if value is None else _typed(name, value, get_args(hint)[0])
-    if get_origin(hint) is tuple:
-        return _typed_tuple(name, value, get_args(hint))
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {value!r}, expected a finite number")
-        return float(value)
-    # bool is a subclass of int, and `epochs = true` is a mistake
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise TypeError(f"{name} is {value!r}, expected {hint.__name__}")
-    return value
-
-
-def _typed_tuple(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
-    size = None if kinds[-1] is Ellipsis else len(kinds)
-    if not isinstance(value, (list, tuple)) or (size is not None and len(value) != size):
-        raise TypeError(f"{name} is {value!r}, expected a list of {size or 'one or more'} numbers")
-    return tuple(_typed(f"{name}[{i}]", entry, kinds[0]) for i, entry in enumerate(value))
 
 
 def _in_unit(value: float) -> bool:

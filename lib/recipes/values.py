@@ -1,0 +1,72 @@
+"""One value of a recipe: a radius from its text, a TOML value as the type of its field, a word that nobody knows."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
+
+
+def parse_eps(value: float | str, name: str = "eps") -> float:
+    """A radius in raw pixel units, 0 < eps < 1, from a number or a text such as "0.3" or "8/255".
+
+    Raises:
+        ValueError: naming `name` and the value where it is no number or lies outside (0, 1).
+    """
+    eps = number(value, name)
+    if not 0.0 < eps < 1.0:
+        raise ValueError(f"{name} is {value!r}, expected a radius in pixel units with 0 < {name} < 1")
+    return eps
+
+
+def number(value: object, name: str) -> float:
+    """A number from itself or from a text such as "0.3" or "8/255"; ValueError naming `name` for anything else."""
+    try:
+        if isinstance(value, str):
+            top, slash, bottom = value.partition("/")
+            return float(top) / float(bottom) if slash else float(top)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        pass
+    raise ValueError(f'{name} is {value!r}, expected a number or a fraction such as "8/255"')
+
+
+def typed(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type of its field: whole numbers become floats and lists tuples, nothing else is converted.
+
+    Raises ValueError, TypeError: naming `name`, the value and what was expected.
+    """
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{name} is {value!r}, expected one of {', '.join(get_args(hint))}")
+        return value
+    if get_origin(hint) is UnionType:
+        return None if value is None else typed(name, value, get_args(hint)[0])
+    if get_origin(hint) is tuple:
+        return _typed_tuple(name, value, get_args(hint))
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value!r}, expected a finite number")
+        return float(value)
+    # bool is a subclass of int, and `epochs = true` is a mistake
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise TypeError(f"{name} is {value!r}, expected {hint.__name__}")
+    return value
+
+
+def _typed_tuple(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    size = None if kinds[-1] is Ellipsis else len(kinds)
+    if not isinstance(value, (list, tuple)) or (size is not None and len(value) != size):
+        raise TypeError(f"{name} is {value!r}, expected a list of {size or 'one or more'} numbers")
+    return tuple(typed(f"{name}[{i}]", entry, kinds[0]) for i, entry in enumerate(value))
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], kind: str) -> None:
+    """Raises ValueError for the first word that is not known, with the nearest one that is."""
+    known = list(known)
+    for word in given:
+        if word not in known:
+            close = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else []
+            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+            raise ValueError(f"unknown {kind} {word!r}, {hint}")
