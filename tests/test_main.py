@@ -35,7 +35,8 @@ def test_table_prints_the_papers_rows_whatever_the_ledger_holds(
 
 def test_tables_writes_the_books_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tables", "--results", str(tmp_path), "--folder", str(tmp_path / "pages")]) == 0
-    assert {path.name for path in (tmp_path / "pages").iterdir()} == {"table1.md", "claims.md"}
+    pages = {path.name for path in (tmp_path / "pages").iterdir()}
+    assert pages >= {"claims.md", *(f"table{number}.md" for number in (1, 2, 3, 4, 7, 9))}
     assert "claims.md" in capsys.readouterr().out
 
 

@@ -23,11 +23,7 @@ def load(name_or_path: str | Path, budget: str = "quick") -> Recipe:
     """
     refuse_unknown([budget], BUDGETS, "budget")
     path, name = _locate(name_or_path)
-    keys = _read(path)
-    tables = keys.pop("budget", None)
-    if not isinstance(tables, dict) or set(tables) != set(BUDGETS):
-        raise ValueError(f"{path} has not one table [budget.X] for each X of {', '.join(BUDGETS)} and no other")
-    keys |= {"name": name} | tables[budget]
+    keys = _keys(path, budget) | {"name": name}
     fields = dataclasses.fields(Recipe)
     refuse_unknown(keys, [field.name for field in fields], f"key in {path}")
     missing = [field.name for field in fields if field.default is dataclasses.MISSING and field.name not in keys]
@@ -54,6 +50,18 @@ def _locate(name_or_path: str | Path) -> tuple[Path, str]:
         raise FileNotFoundError(f"recipe file {path} does not exist, expected a TOML file")
     shipped = path.resolve().is_relative_to(FOLDER)
     return path, path.resolve().relative_to(FOLDER).with_suffix("").as_posix() if shipped else path.stem
+
+
+def _keys(path: Path, budget: str) -> dict[str, Any]:
+    """The base's keys at a budget, over them the file's own at the top, over those the file's own at the budget."""
+    keys = _read(path)
+    base, tables = keys.pop("base", None), keys.pop("budget", {})
+    if not isinstance(tables, dict) or not set(tables) <= set(BUDGETS) or (base is None and len(tables) < len(BUDGETS)):
+        raise ValueError(f"{path} has not one table [budget.X] for each X of {', '.join(BUDGETS)} and no other")
+    if base is not None:
+        refuse_unknown([base], names(), f"base in {path}")
+        keys = _keys(FOLDER / f"{base}.toml", budget) | keys
+    return keys | tables.get(budget, {})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,0 +1,99 @@
+"""Runs of one recipe at one budget, summed up: means and spreads as exact as the records are, and how to print them."""
+
+import decimal
+import math
+import statistics
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from lib.experiments.ledger import records
+from lib.experiments.published import METHOD
+from lib.experiments.record import Record
+from lib.recipes import BUDGETS
+
+MEASURES = ("clean", "robust", "robust_strong", "certified", "certified_margin")
+
+
+def rounded(value: float) -> str:
+    """A number to two decimals, to nearest; "-" for NaN."""
+    return _decimals(value, decimal.ROUND_HALF_EVEN)
+
+
+def rounded_down(percent: float) -> str:
+    """A percentage to two decimals, never above its value: for anything certified; "-" for NaN."""
+    return _decimals(percent, decimal.ROUND_FLOOR)
+
+
+def groups(results: str | Path) -> list[tuple[str, list[Record]]]:
+    """(recipe name, runs of one resolved recipe at one budget), by name, budgets from the smallest to the paper's.
+
+    Runs with overrides are other experiments and left out.
+    """
+    found: dict[Any, list[Record]] = {}
+    for record in records(results):
+        if not record.overrides:
+            found.setdefault((BUDGETS.index(record.budget), record.recipe), []).append(record)
+    ordered = sorted(found.items(), key=lambda item: (item[0][1].name, item[0][0]))
+    return [(recipe.name, sorted(group, key=lambda record: record.seed)) for (_, recipe), group in ordered]
+
+
+def summary(group: Sequence[Record]) -> dict[str, Any]:
+    """The columns of `report.table` that are ours, for the runs of one group, which may be empty."""
+    columns: dict[str, Any] = {
+        "budget": group[0].budget if group else "",
+        "subset": group[0].subset if group else "",
+        "runs": len(group),
+        "seeds": ", ".join(str(record.seed) for record in group),
+        "images": group[0].n if group else 0,
+        "our_flops": group[0].recipe.flops if group else math.nan,
+        "device": _distinct(record.device for record in group),
+        "attack": _distinct(f"{record.attacks['robust']}; {record.recipe.pgd_steps} steps" for record in group),
+        "strong_attack": _distinct(record.attacks["robust_strong"] for record in group),
+        "certificate": _distinct(record.certificates[METHOD] for record in group if METHOD in record.certificates),
+    }
+    for measure in MEASURES:
+        columns |= _statistics(measure, _percents(group, measure))
+    columns |= _statistics("train", [100 * record.history[-1]["accuracy"] for record in group])
+    columns |= _statistics("seconds", [record.seconds_train / record.recipe.epochs for record in group])
+    return columns
+
+
+def difference(columns: dict[str, Any], measure: str, paper: float) -> float:
+    """Ours minus the paper's, in percent; NaN where there is no such pair or ours is on part of the data."""
+    ours = columns[measure]
+    if columns["subset"] or math.isnan(ours) or math.isnan(paper):
+        return math.nan
+    return float(decimal.Decimal(repr(ours)) - decimal.Decimal(repr(float(paper))))
+
+
+def _decimals(value: float, rounding: str) -> str:
+    if math.isnan(value):
+        return "-"
+    # repr is the shortest decimal of the float, so 92.64 stays 92.64
+    return str(decimal.Decimal(repr(float(value))).quantize(decimal.Decimal("0.01"), rounding=rounding))
+
+
+def _distinct(texts: Any) -> str:
+    return "; ".join(dict.fromkeys(texts))
+
+
+def _percents(group: Sequence[Record], measure: str) -> list[Fraction]:
+    counts = [(_count(record, measure), record.n) for record in group]
+    return [Fraction(100 * count, n) for count, n in counts if count is not None]
+
+
+def _count(record: Record, measure: str) -> int | None:
+    if measure == "certified":
+        return record.certified.get(METHOD)
+    if measure == "certified_margin":
+        return record.certified.get("margin")
+    return int(getattr(record, measure))
+
+
+def _statistics(name: str, values: Sequence[Fraction] | Sequence[float]) -> dict[str, float]:
+    # exact until here: a mean of 92.64 must not become 92.63999
+    mean = float(sum(values) / len(values)) if values else math.nan
+    spread = statistics.stdev(map(float, values)) if len(values) > 1 else math.nan
+    return {name: mean, f"{name}_spread": spread}

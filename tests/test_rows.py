@@ -1,0 +1,161 @@
+"""The shipped recipes against the paper: Table 6 to the digit, the rows of Tables 3 and 7, what each budget keeps."""
+
+from typing import Any
+
+import pytest
+
+from lib.recipes import BUDGETS, Recipe, load, names
+
+COMMON = {
+    "beta1": 0.9,
+    "beta2": 0.99,
+    "adam_eps": 1e-10,
+    "batch_size": 512,
+    "lr": 0.02,
+    "weight_decay": 0.005,
+    "decay": "lp",
+    "identity": 10.0,
+    "p_start": 8.0,
+    "p_end": 1000.0,
+    "p_ladder": False,
+    "train_limit": 0,
+    "test_limit": 0,
+    "validation": False,
+    "pgd_steps": 20,
+}
+GREY = {"epochs_const": 50, "epochs_ramp": 300, "epochs_inf": 50, "epochs": 400, "crop_padding": 1, "flip": False}
+COLOUR = {"epochs_const": 100, "epochs_ramp": 650, "epochs_inf": 50, "epochs": 800, "crop_padding": 4, "flip": True}
+TINY = {"epochs_const": 100, "epochs_ramp": 350, "epochs_inf": 50, "epochs": 500, "crop_padding": 0, "flip": True}
+MNIST = COMMON | GREY | {"eps_test": 0.3, "mean": (0.1307,), "std": 0.3081, "width": 5120}
+FASHION = COMMON | GREY | {"eps_test": 0.1, "mean": (0.286,), "std": 0.352, "width": 5120}
+CIFAR = COMMON | COLOUR | {"eps_test": 8 / 255, "mean": (0.4914, 0.4822, 0.4465), "std": 0.2009, "width": 5120}
+IMAGENET = COMMON | TINY | {"eps_test": 1 / 255, "mean": (0.4802, 0.4481, 0.3975), "std": 0.2276, "lr": 0.04}
+
+
+def hinge(theta: float, mix: float) -> dict[str, Any]:
+    return {"loss": "hinge", "theta": theta, "hinge_mix": mix, "eps_warmup_epochs": 0, "hidden": 0}
+
+
+def ibp(eps_train: float, kappa: float, warmup: int) -> dict[str, Any]:
+    return {
+        "loss": "ibp",
+        "eps_train": eps_train,
+        "kappa_natural": kappa,
+        "eps_warmup_epochs": warmup,
+        "hidden": 512,
+    }
+
+
+TABLE_6 = {
+    "mnist/linf-dist-net": MNIST | hinge(0.9, 0.75) | {"depth": 5},
+    "mnist/linf-dist-net-mlp": MNIST | ibp(0.35, 0.5, 50) | {"depth": 4},
+    "fashion-mnist/linf-dist-net": FASHION | hinge(0.45, 1.0) | {"depth": 5},
+    "fashion-mnist/linf-dist-net-mlp": FASHION | ibp(0.11, 0.5, 50) | {"depth": 4},
+    "cifar10/linf-dist-net": CIFAR | hinge(80 / 255, 0.75) | {"depth": 6},
+    "cifar10/linf-dist-net-mlp": CIFAR | ibp(8.8 / 255, 0.0, 100) | {"depth": 5},
+    "cifar10/conv-linf-dist-net-mlp": CIFAR | ibp(8.8 / 255, 0.0, 100) | {"width": 128, "depth": 6},
+    "tiny-imagenet/linf-dist-net-mlp": IMAGENET
+    | ibp(0.005, 0.0, 100)
+    | {"depth": 5, "width": 5120, "input_shape": (3, 56, 56), "classes": 200},
+}
+PUBLISHED_FLOPS = {
+    "mnist/linf-dist-net": 82_708_480,
+    "mnist/linf-dist-net-mlp": 85_283_840,
+    "mnist/linf-dist-net-mlp-released": 83_970_560,
+    "fashion-mnist/linf-dist-net": 82_708_480,
+    "fashion-mnist/linf-dist-net-mlp": 85_283_840,
+    "cifar10/linf-dist-net": 120_637_440,
+    "cifar10/linf-dist-net-mlp": 123_212_800,
+    "cifar10/conv-linf-dist-net-mlp": 565_842_944,
+    "tiny-imagenet/linf-dist-net-mlp": 155_750_400,
+}
+IMAGES = {"digits": 1437, "mnist": 60000, "fashion-mnist": 60000, "cifar10": 50000, "tiny-imagenet": 100000}
+ABLATION = {  # smoothed gradient, identity map, decay, its strength
+    "a": (False, 0.0, "none", 0.0),
+    "b": (True, 0.0, "none", 0.0),
+    "c": (True, 10.0, "none", 0.0),
+    "d": (True, 10.0, "l2", 0.005),
+    "e": (True, 10.0, "lp", 0.005),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_6)
+def test_the_paper_budget_is_table_6_to_the_digit(name: str) -> None:
+    recipe = load(name, "paper")
+    assert {field: getattr(recipe, field) for field in TABLE_6[name]} == TABLE_6[name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED_FLOPS)
+def test_flops_follow_from_the_recipe(name: str) -> None:
+    assert load(name, "paper").flops == load(name, "gpu").flops == PUBLISHED_FLOPS[name]
+
+
+def differing(one: Recipe, other: Recipe) -> set[str]:
+    theirs = other.as_dict()
+    return {name for name, value in one.as_dict().items() if value != theirs[name]} - {"name"}
+
+
+class TestAblation:
+    @pytest.mark.parametrize("net", ["", "-mlp"])
+    @pytest.mark.parametrize("row", ABLATION)
+    @pytest.mark.parametrize("budget", BUDGETS)
+    def test_a_row_differs_from_the_whole_method_by_what_table_3_says(self, budget: str, row: str, net: str) -> None:
+        recipe, whole = load(f"cifar10/ablation-{row}{net}", budget), load(f"cifar10/linf-dist-net{net}", budget)
+        smoothed, identity, decay, strength = ABLATION[row]
+        assert (recipe.epochs_const + recipe.epochs_ramp > 0) == smoothed
+        assert (recipe.identity, recipe.decay, recipe.weight_decay) == (identity, decay, strength)
+        assert recipe.epochs == whole.epochs
+        phases = {"epochs_const", "epochs_ramp", "epochs_inf"}
+        assert differing(recipe, whole) <= {"identity", "decay", "weight_decay"} | (set() if smoothed else phases)
+
+
+class TestDepth:
+    @pytest.mark.parametrize("layers", range(5, 11))
+    @pytest.mark.parametrize("budget", BUDGETS)
+    def test_a_row_has_its_layers_and_the_two_columns_differ_by_the_start_alone(self, budget: str, layers: int) -> None:
+        identity, gauss = (load(f"cifar10/depth-{layers}-{start}", budget) for start in ("identity", "gauss"))
+        assert identity.depth == gauss.depth == layers
+        assert differing(identity, gauss) == {"identity"}
+        assert (identity.identity, gauss.identity) == (10.0, 0.0)
+        assert differing(identity, load("cifar10/depth-5-identity", budget)) <= {"depth"}
+
+    def test_six_layers_from_the_identity_are_the_plain_net_of_table_1(self) -> None:
+        assert not differing(load("cifar10/depth-6-identity", "paper"), load("cifar10/linf-dist-net", "paper"))
+
+
+class TestReleasedCode:
+    @pytest.mark.parametrize(
+        ("name", "changes"),
+        [
+            ("mnist/linf-dist-net-mlp", {"hidden": 256}),
+            ("tiny-imagenet/linf-dist-net-mlp", {"eps_warmup_epochs": 200}),
+        ],
+    )
+    def test_an_alternative_is_the_paper_but_for_what_it_is_named_for(self, name: str, changes: dict[str, int]) -> None:
+        assert load(f"{name}-released", "paper") == load(name, "paper").replace(name=f"{name}-released", **changes)
+
+
+class TestBudgets:
+    @pytest.mark.parametrize("name", names())
+    def test_each_is_more_work_than_the_one_before(self, name: str) -> None:
+        recipes = [load(name, budget) for budget in BUDGETS]
+        work = [recipe.flops * recipe.epochs * (recipe.train_limit or IMAGES[recipe.dataset]) for recipe in recipes]
+        assert work == sorted(set(work))
+
+    @pytest.mark.parametrize("name", names())
+    def test_shortened_ramps_climb_from_power_of_two_to_power_of_two(self, name: str) -> None:
+        for budget in ("smoke", "quick", "laptop", "gpu"):
+            recipe = load(name, budget)
+            assert recipe.p_ladder or recipe.epochs_ramp == 0
+
+    def test_only_the_convolutional_net_leaves_data_out_on_a_laptop(self) -> None:
+        short = [name for name in names() if any(_limits(load(name, "laptop")))]
+        assert short == ["cifar10/conv-linf-dist-net-mlp"]
+
+    @pytest.mark.parametrize("name", names())
+    def test_gpu_and_paper_use_all_data(self, name: str) -> None:
+        assert not any(_limits(load(name, "gpu"))) and not any(_limits(load(name, "paper")))
+
+
+def _limits(recipe: Recipe) -> tuple[int, int, bool]:
+    return recipe.train_limit, recipe.test_limit, recipe.validation
