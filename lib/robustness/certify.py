@@ -78,7 +78,22 @@ def certified_radius(net: Net, x: Tensor, y: Tensor, method: Method = "interval"
     return torch.cat(parts)
 
 
-Proof = Callable[[Net, Tensor, Tensor, Tensor], Tensor]  # (net, x, y, radii [B]) -> proved [B]
+class _Slack(NamedTuple):
+    """An executed value of f moves by at most radius + constant + rate * radius when the input moves by radius."""
+
+    constant: Tensor
+    rate: float
+
+
+class _Execution(NamedTuple):
+    """One forward pass: features f(x), what rounding may add to their motion, and the logits."""
+
+    features: Tensor
+    slack: _Slack
+    logits: Tensor
+
+
+Proof = Callable[[Net, Tensor, Tensor, _Execution, Tensor], Tensor]  # (net, x, y, run, radii [B]) -> proved [B]
 
 
 def _method(method: str) -> Proof:
@@ -107,17 +122,27 @@ def _chunks(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def _certify(net: Net, x: Tensor, y: Tensor, eps: float, proves: Proof) -> tuple[Tensor, Tensor, Tensor]:
-    correct = net(x).argmax(1) == y
-    radius = torch.where(correct, _margin_radius(net, x, y), 0.0)
-    certified = correct & proves(net, x, y, torch.full_like(radius, eps))
+    run = _execute(net, x)
+    correct = run.logits.argmax(1) == y
+    radius = torch.where(correct, _margin_radius(net, run, y), 0.0)
+    certified = correct & proves(net, x, y, run, torch.full_like(radius, eps))
     return correct, certified, radius
 
 
 def _radius(net: Net, x: Tensor, y: Tensor, proves: Proof) -> Tensor:
-    correct = net(x).argmax(1) == y
+    run = _execute(net, x)
+    correct = run.logits.argmax(1) == y
     if proves is _proves_by_margin:
-        return torch.where(correct, _margin_radius(net, x, y), 0.0)
-    return torch.where(correct, _bisect(lambda radius: proves(net, x, y, radius), x), 0.0)
+        return torch.where(correct, _margin_radius(net, run, y), 0.0)
+    return torch.where(correct, _bisect(lambda radius: proves(net, x, y, run, radius), x), 0.0)
+
+
+def _execute(net: Net, x: Tensor) -> _Execution:
+    activations = net.activations(x)
+    features = activations[-1].flatten(1)
+    rate = 2 * (len(net.layers) + 2) * 2.0**-23  # L distance layers and perhaps a top one, plus the normalisation
+    slack = _Slack(rate * net.magnitude(activations).double(), rate)
+    return _Execution(features, slack, -net.top(features) if isinstance(net, LInfDistNet) else net.head(features))
 
 
 def _bisect(proved_at: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -128,7 +153,7 @@ def _bisect(proved_at: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return proved
 
 
-def _proves_by_interval(net: Net, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+def _proves_by_interval(net: Net, x: Tensor, y: Tensor, run: _Execution, radius: Tensor) -> Tensor:
     box = pixel_box(x, radius)
     if isinstance(net, LInfDistNet):
         return _separated(net.bounds(box), y)
@@ -146,44 +171,30 @@ def _head_proves(head: MLPHead, features: Box, y: Tensor) -> Tensor:
     return (margin.scatter(1, y[:, None], -math.inf) < 0).all(1)
 
 
-def _proves_by_margin(net: Net, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+def _proves_by_margin(net: Net, x: Tensor, y: Tensor, run: _Execution, radius: Tensor) -> Tensor:
     if isinstance(net, LInfDistNet):
-        return _margin_radius(net, x, y) > radius
-    return _head_proves_within(net.head, *_features(net, x), y, radius / net.std)
+        return _margin_radius(net, run, y) > radius
+    return _head_proves_within(net.head, run, y, radius / net.std)
 
 
-def _margin_radius(net: Net, x: Tensor, y: Tensor) -> Tensor:
-    features, slack = _features(net, x)
+def _margin_radius(net: Net, run: _Execution, y: Tensor) -> Tensor:
     if isinstance(net, LInfDistNet):
-        return _closed_form_radius(net, features, slack, y)
+        return _closed_form_radius(net, run, y)
     head, std = net.head, net.std
-    return _bisect(lambda radius: _head_proves_within(head, features, slack, y, radius / std), x)
+    return _bisect(lambda radius: _head_proves_within(head, run, y, radius / std), run.features)
 
 
-class _Slack(NamedTuple):
-    """An executed value of f moves by at most radius + constant + rate * radius when the input moves by radius."""
-
-    constant: Tensor
-    rate: float
-
-
-def _features(net: Net, x: Tensor) -> tuple[Tensor, _Slack]:
-    activations = net.activations(x)
-    rate = 2 * (len(net.layers) + 2) * 2.0**-23  # L distance layers and perhaps a top one, plus the normalisation
-    return activations[-1].flatten(1), _Slack(rate * net.magnitude(activations).double(), rate)
-
-
-def _closed_form_radius(net: LInfDistNet, features: Tensor, slack: _Slack, y: Tensor) -> Tensor:
+def _closed_form_radius(net: LInfDistNet, run: _Execution, y: Tensor) -> Tensor:
     """The largest e with margin > 2 e / sigma + 4 (L + 1) 2^-23 (max|v| + e / sigma), solved for e; at least 0."""
-    distances = net.top(features)
-    size = torch.maximum(slack.constant / slack.rate, distances.abs().amax(1) + net.top.offset()).double()
-    logits = -distances.double()
+    logits, slack = run.logits.double(), run.slack
+    size = torch.maximum(slack.constant / slack.rate, logits.abs().amax(1) + net.top.offset())
     rivals = logits.scatter(1, y[:, None], -math.inf).amax(1)
     margin = logits.gather(1, y[:, None]).squeeze(1) - rivals
     radius = net.std * (margin - 2 * slack.rate * size) / (2 + 2 * slack.rate)
     return radius.nan_to_num(nan=0.0).clamp(min=0)  # NaN only where activations overflow: nothing is proved there
 
 
-def _head_proves_within(head: MLPHead, features: Tensor, slack: _Slack, y: Tensor, radius: Tensor) -> Tensor:
-    reach = (radius * (1 + slack.rate) + slack.constant)[:, None]
-    return _head_proves(head, Box(features.double() - reach, features.double() + reach), y)
+def _head_proves_within(head: MLPHead, run: _Execution, y: Tensor, radius: Tensor) -> Tensor:
+    features = run.features.double()
+    reach = (radius * (1 + run.slack.rate) + run.slack.constant)[:, None]
+    return _head_proves(head, Box(features - reach, features + reach), y)

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
+from lib.nets.models import LInfDistNet
 from lib.ops import lp_dist
 
 
@@ -74,6 +76,45 @@ def steepness(x: Tensor, other: Tensor, w: Tensor, p: float) -> Tensor:
     """
     moved = (x - other).abs().amax(1, keepdim=True)
     return (lp_dist(x, w, p) - lp_dist(other, w, p)).abs() / moved
+
+
+def local_constants(x: Tensor, w: Tensor, p: float) -> Tensor:
+    """sum_i (|t_i| / ||t||_p)^(p-1) with t = x - w, [B, O]: how fast each neuron can rise at x per l_inf of input.
+
+    It is the l_1 norm of the gradient. Hoelder bounds it by n^(1/p), with equality where all |t_i| are equal; at p = 1
+    it is n and at p = inf it is 1, both everywhere.
+
+    Args:
+        x: points [B, I].
+        w: weights [O, I]; no x_b may equal a w_o.
+        p: exponent, 1 <= p <= inf.
+    """
+    if math.isinf(p):
+        return x.new_ones(len(x), len(w))
+    distance = lp_dist(x, w, p)[..., None]
+    # one point at a time: [B, O, I] would not fit in memory for a wide layer
+    rows = zip(x, distance, strict=True)
+    return torch.stack([((point - w).abs() / y).pow(p - 1).sum(1) for point, y in rows])
+
+
+def layer_constants(net: LInfDistNet, x: Tensor, p: float) -> list[float]:
+    """The largest of `local_constants` in each layer, the top one last, at what it sees of the images [B, C, H, W]."""
+    with torch.no_grad():
+        seen = zip(net.activations(x, p), net.distance_weights(), strict=True)
+        return [local_constants(v.flatten(1), weight, p).amax().item() for v, weight in seen]
+
+
+def steepest_net(inputs: int, width: int, depth: int, classes: int = 2) -> LInfDistNet:
+    """A net of `depth` layers that attains `net_lipschitz_bound` at every p: all its weights are 0.
+
+    On the diagonal x = t (1, ..., 1), t > 0, a unit of layer 1 is ||x||_p = n_1^(1/p) t, so the next layer sees a
+    diagonal again. Takes images [B, 1, 1, inputs], not normalised, and is in evaluation mode.
+    """
+    net = LInfDistNet((1, 1, inputs), classes, width=width, depth=depth).eval()
+    with torch.no_grad():
+        for weight in net.distance_weights():
+            weight.zero_()
+    return net
 
 
 def _check_exponent(p: float) -> None:

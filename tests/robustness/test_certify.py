@@ -106,6 +106,21 @@ class TestProofs:
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
         net.eval()
 
+    def test_margin_certificates_take_one_forward_pass(self, net: Net, sample: tuple[Tensor, Tensor]) -> None:
+        passes: list[None] = []
+        handles = [
+            module.register_forward_hook(lambda *_: passes.append(None)) for module in (net.normalize, net.layers[-1])
+        ]
+        for measure in (
+            lambda: certify(net, *sample, 0.02, "margin"),
+            lambda: certified_radius(net, *sample, "margin"),
+        ):
+            passes.clear()
+            measure()
+            assert len(passes) == len(handles)
+        for handle in handles:
+            handle.remove()
+
     def test_empty_batch(self, net: Net) -> None:
         result = certify(net, torch.empty(0, *SHAPE), torch.empty(0, dtype=torch.int64), 0.1)
         assert [len(column) for column in result] == [0, 0, 0]

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from lib import LInfDistNet, lp_dist
 from lib.theory.lipschitz import (
+    layer_constants,
     layer_lipschitz_constant,
     lipschitz_constant,
+    local_constants,
     net_lipschitz_bound,
+    steepest_net,
     steepest_pair,
     steepness,
 )
@@ -96,6 +99,35 @@ def test_a_net_stays_below_the_product_of_its_layers(p: float) -> None:
     moved = (x - other).flatten(1).abs().amax(1)
     ratio = (net(x, p) - net(other, p)).abs().amax(1) / moved
     assert ratio.max() <= net_lipschitz_bound((16, 12, 12), p) * (1 + 1e-9)
+
+
+@given(n=st.integers(1, 40), p=st.floats(1, 1000), seed=st.integers(0, 2**31))
+@settings(deadline=None, max_examples=60)
+def test_the_local_constant_is_the_l_1_norm_of_the_gradient_and_below_the_promise(n: int, p: float, seed: int) -> None:
+    x, w = torch.randn(2, 3, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    local = local_constants(x, w, p)
+    assert local.max() <= lipschitz_constant(n, p) * (1 + 1e-9)
+    x.requires_grad_()
+    slopes = [torch.autograd.grad(lp_dist(x, w, p)[:, k].sum(), x)[0].abs().sum(1) for k in range(3)]
+    torch.testing.assert_close(local, torch.stack(slopes, 1), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("p", [1, 2, 8, 1000, math.inf])
+def test_the_local_constant_is_the_promise_where_all_differences_are_equal(p: float) -> None:
+    w = torch.randn(1, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    signs = torch.tensor([[1.0, -1.0] * 15], dtype=torch.float64)
+    assert local_constants(w + 3 * signs, w, p).item() == pytest.approx(lipschitz_constant(30, p))
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 8.0, math.inf])
+def test_the_constants_of_the_layers_keep_their_promises_and_the_constructed_net_attains_them(p: float) -> None:
+    torch.manual_seed(0)
+    x, widths = torch.rand(8, 1, 1, 16) + 0.1, (16, 12, 12)
+    promised = [lipschitz_constant(n, p) for n in widths]
+    random = LInfDistNet((1, 1, 16), 3, width=12, depth=3).eval()
+    found = layer_constants(random, x, p)
+    assert all(f <= bound * (1 + 1e-5) for f, bound in zip(found, promised, strict=True))
+    assert layer_constants(steepest_net(16, 12, 3), torch.ones(1, 1, 1, 16), p) == pytest.approx(promised)
 
 
 def test_a_net_without_layers_is_the_identity() -> None:

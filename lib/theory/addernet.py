@@ -1,0 +1,105 @@
+"""What Appendix C and Section 5 set apart: AdderNet's l_1 neurons, and the batch norm that they need."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from lib.nets.box import Box
+from lib.nets.layers import LInfDist, MeanShift
+from lib.nets.models import DistanceNet, LInfDistNet
+
+
+class BatchNorm(MeanShift):
+    """(y - mu) / sqrt(var + 1e-5) per unit: mean shift, and then the scale that a distance net cannot afford.
+
+    In training mu and var are those of the batch, and gradients flow through both; in evaluation they are running
+    averages, so the layer is affine, and stretches by up to `stretch`.
+
+    Args:
+        features: units.
+        momentum: weight of the newest batch in both averages; running_var starts at 1.
+    """
+
+    running_var: Tensor
+
+    def __init__(self, features: int, momentum: float = 0.1) -> None:
+        super().__init__(features, momentum)
+        self.register_buffer("running_var", torch.ones(features))
+
+    def forward(self, y: Tensor, p: float = math.inf) -> Tensor:
+        """y [B, features], normalised; p is not used."""
+        centered = super().forward(y)
+        if not self.training:
+            return centered / self._deviation(self.running_var)
+        variance = centered.square().mean(0)
+        with torch.no_grad():
+            self.running_var.lerp_(variance, self.momentum)
+        return centered / self._deviation(variance)
+
+    def bounds(self, box: Box) -> Box:
+        """Increasing in every unit, so the ends bound the image: intervals survive batch norm, Fact 3.4 does not."""
+        return super().bounds(box).map(lambda y: y / self._deviation(self.running_var))
+
+    def stretch(self) -> float:
+        """max_k 1 / sqrt(var_k + 1e-5), the Lipschitz constant of the layer with respect to l_inf."""
+        return (1 / self._deviation(self.running_var)).amax().item()
+
+    @staticmethod
+    def _deviation(variance: Tensor) -> Tensor:
+        return (variance + 1e-5).sqrt()
+
+
+def with_batch_norm(net: LInfDistNet) -> LInfDistNet:
+    """The same net, a fresh `BatchNorm` put in place of each mean shift: Fact 3.4 no longer holds for it."""
+    for layer in net.layers:
+        if isinstance(layer, LInfDist):
+            layer.shift = BatchNorm(layer.weight.shape[0])
+    return net
+
+
+def batch_norm_bound(net: LInfDistNet) -> float:
+    """prod_l max_k 1 / sqrt(var_k + 1e-5): the Lipschitz constant at p = inf that batch norm leaves to be promised."""
+    return math.prod(module.stretch() for module in net.modules() if isinstance(module, BatchNorm))
+
+
+class AdderNet(DistanceNet):
+    """AdderNet's neurons in the place of ours: l_1 distances, each hidden layer followed by batch norm (Appendix C).
+
+    Every layer computes -||x - w||_1 up to the sign that the next batch norm makes meaningless. AdderNet's modified
+    backward pass and its learning rates by layer are left out: Adam scales each weight's step by itself.
+
+    Args: as in `LInfDistNet`.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        width: int,
+        depth: int,
+        mean: float | Iterable[float] = 0.0,
+        std: float = 1.0,
+    ) -> None:
+        super().__init__(input_shape, num_classes, mean, std, identity=0.0, width=width, depth=depth)
+        plain = LInfDistNet(input_shape, num_classes, width=width, depth=depth, identity=0.0)
+        self.layers: nn.ModuleList = with_batch_norm(plain).layers
+        self.top = plain.top
+
+    def activations(self, x: Tensor, p: float = math.inf) -> list[Tensor]:
+        """As in `DistanceNet`, at p = 1 whatever p is."""
+        return super().activations(x, 1.0)
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """x [B, C, H, W] in [0, 1] -> logits [B, K], at p = 1 whatever p is."""
+        return -self.top(self.features(x), 1.0)
+
+    def feature_bounds(self, box: Box) -> Box:
+        """Refused with a ValueError: the layers' bounds are those of p = inf."""
+        raise ValueError("an AdderNet is evaluated at p = 1, expected a net that is evaluated at p = inf to bound")
+
+    def distance_weights(self) -> list[nn.Parameter]:
+        """The weights of all distance neurons, the top layer's included."""
+        return [*super().distance_weights(), self.top.weight]
