@@ -18,7 +18,7 @@ from lib.experiments.record import Record, Table, check_agreement
 from lib.nets.models import build
 from lib.nets.store import save
 from lib.recipes import Budget, Recipe
-from lib.training.data import load_data
+from lib.training.data import as_found, load_data
 from lib.training.fit import fit
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -67,6 +67,7 @@ def run(
     target = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
     commit, dirty = provenance.commit()  # of the code that is now loaded
     data = load_data(resolved, data_root)
+    resolved = as_found(resolved, data)
     path = ledger.path_of(results, resolved, budget, seed, changed)
     workdir = path.with_name(f".{path.stem}")
     net = _fresh(resolved, seed)

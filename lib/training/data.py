@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.recipes import Recipe
+from lib.training import tiny_imagenet
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,25 +51,37 @@ class DataSplit(NamedTuple):
 
 
 def load_data(recipe: Recipe, data_root: str | Path | None = None) -> DataSplit:
-    """The recipe's data set from folder `data_root`, else LINF_DATA, else data/; torchvision downloads missing files.
+    """The recipe's data set from folder `data_root`, else LINF_DATA, else data/; torchvision downloads missing files,
+    except for Tiny ImageNet, which it does not know.
 
     `validation` replaces the test images by the last 5,000 (digits: 287) of a fixed permutation of the training images
-    and trains on the others. A limit of n keeps the first n of a fixed permutation of what is then left.
+    and trains on the others. A limit of n keeps the first n of a fixed permutation of what is then left. Where images
+    are larger than the recipe's, those to evaluate on are cut to their centres; see `augment` for those to train on.
 
     Raises:
         FileNotFoundError: the files are missing and could not be downloaded.
-        ValueError: files that are damaged, a data set without loader, images that do not fit the recipe, a limit above
-            the number of images.
+        ValueError: files that are damaged, images that do not fit the recipe, a limit above the number of images.
     """
-    if recipe.dataset not in _LOADERS:
-        raise ValueError(f"dataset is {recipe.dataset!r}, expected one that can be loaded: {', '.join(_LOADERS)}")
     split = _LOADERS[recipe.dataset](Path(data_root or os.environ.get("LINF_DATA") or "data"))
     _check_fit(recipe, split.train)
     if recipe.validation:
         split = _hold_out(split.train, _HELD_OUT.get(recipe.dataset, 5000))
     return DataSplit(
         _limited(split.train, "train_limit", recipe.train_limit),
-        _limited(split.test, "test_limit", recipe.test_limit),
+        _centre(_limited(split.test, "test_limit", recipe.test_limit), recipe.input_shape),
+    )
+
+
+def as_found(recipe: Recipe, data: DataSplit) -> Recipe:
+    """The recipe, its limits saying how many images `load_data` found where that is less than the whole data set."""
+    if recipe.dataset not in _COUNTS:
+        return recipe  # verified by digest: whole
+    train, test = _COUNTS[recipe.dataset]
+    if recipe.validation:
+        train, test = train - _HELD_OUT.get(recipe.dataset, 5000), 0
+    return recipe.replace(
+        train_limit=recipe.train_limit or (len(data.train) if len(data.train) < train else 0),
+        test_limit=recipe.test_limit or (len(data.test) if len(data.test) < test else 0),
     )
 
 
@@ -87,18 +100,23 @@ def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
     return _generator(seed, epoch, step)
 
 
-def augment(x: Tensor, *, crop_padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+def augment(
+    x: Tensor, *, crop_padding: int, flip: bool, generator: torch.Generator, size: tuple[int, int] | None = None
+) -> Tensor:
     """Random crops after padding by `crop_padding` black pixels and random horizontal flips, one draw per image.
 
     Args:
         x: [B, C, H, W] on any device.
-        crop_padding: black pixels added on each side, at least 0; the crop has the size of x.
+        crop_padding: black pixels added on each side, at least 0.
+        size: height and width of the crop, both smaller than those of x by the same number; default those of x.
         flip: whether to mirror each image with probability 1/2.
         generator: on the CPU, see `step_generator`; under DDP augment the whole batch before splitting it.
     """
-    if crop_padding:
-        offsets = torch.randint(2 * crop_padding + 1, (2, len(x)), generator=generator).to(x.device)
-        x = _crop(F.pad(x, [crop_padding] * 4), offsets, x.shape[2], x.shape[3])
+    height, width = size or x.shape[2:]
+    slack = 2 * crop_padding + x.shape[2] - height
+    if slack:
+        offsets = torch.randint(slack + 1, (2, len(x)), generator=generator).to(x.device)
+        x = _crop(F.pad(x, [crop_padding] * 4), offsets, height, width)
     if flip:
         mirrored = torch.randint(2, (len(x), 1, 1, 1), generator=generator).bool().to(x.device)
         x = torch.where(mirrored, x.flip(3), x)
@@ -128,13 +146,24 @@ def _hold_out(images: Images, count: int) -> DataSplit:
 def _limited(images: Images, name: str, limit: int) -> Images:
     if limit > len(images):
         raise ValueError(f"{name} is {limit}, expected at most the {len(images)} images there are")
-    return images.subset(_fixed_permutation(len(images))[:limit]) if limit else images
+    # a limit that leaves nothing out leaves the order alone, too: see `as_found`
+    return images.subset(_fixed_permutation(len(images))[:limit]) if 0 < limit < len(images) else images
+
+
+def _centre(images: Images, shape: tuple[int, int, int]) -> Images:
+    top, left = ((whole - part) // 2 for whole, part in zip(images.pixels.shape[2:], shape[1:], strict=True))
+    pixels = images.pixels[:, :, top : top + shape[1], left : left + shape[2]]
+    return Images(pixels.contiguous(), images.labels, images.scale)
 
 
 def _check_fit(recipe: Recipe, images: Images) -> None:
     shape, classes = tuple(images.pixels.shape[1:]), int(images.labels.max()) + 1
-    if shape != recipe.input_shape:
-        raise ValueError(f"input_shape is {recipe.input_shape}, expected {shape} for data set {recipe.dataset!r}")
+    beyond = [whole - part for whole, part in zip(shape, recipe.input_shape, strict=True)]
+    if beyond[0] or beyond[1] != beyond[2] or beyond[1] < 0:
+        raise ValueError(
+            f"input_shape is {recipe.input_shape}, expected {shape} for data set {recipe.dataset!r}, or a crop with "
+            f"as many pixels less in height as in width"
+        )
     if classes != recipe.classes:
         raise ValueError(f"classes is {recipe.classes}, expected {classes} for data set {recipe.dataset!r}")
 
@@ -159,6 +188,10 @@ def _images(pixels: Any, labels: Any, white: int) -> Images:
         torch.as_tensor(labels, dtype=torch.int64),
         1 / white,
     )
+
+
+def _tiny_imagenet(root: Path) -> DataSplit:
+    return DataSplit(*(_images(*part, 255) for part in tiny_imagenet.read(root)))
 
 
 class _Source(NamedTuple):
@@ -215,6 +248,9 @@ def _verified(name: str, split: DataSplit, origin: str) -> DataSplit:
 
 _HELD_OUT = {"digits": 287}
 
+# training and test images of a data set of which a folder may hold a part
+_COUNTS = {"tiny-imagenet": tiny_imagenet.COUNTS}
+
 _IDX = tuple(
     f"{part}-ubyte" for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 )
@@ -233,6 +269,7 @@ _SOURCES = {
 
 _LOADERS: dict[str, Callable[[Path], DataSplit]] = {
     "digits": _digits,
+    "tiny-imagenet": _tiny_imagenet,
     **{name: partial(_from_torchvision, name) for name in _SOURCES},
 }
 

@@ -160,6 +160,7 @@ class _Training(L.LightningModule):
             batch(self.images, indices),
             crop_padding=self.recipe.crop_padding,
             flip=self.recipe.flip,
+            size=self.recipe.input_shape[1:],
             generator=step_generator(self.seed, epoch, place),
         )
         mine = slice(self.global_rank, None, self.trainer.world_size)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lib
-from lib.experiments import ledger
+from lib.experiments import ledger, report
 from lib.experiments.evaluate import CURVE, curve_radii
 from lib.training.fit import Unfinished
 
@@ -109,6 +109,14 @@ def test_overrides_are_recorded_and_named_in_the_file(tmp_path: Path) -> None:
 def test_an_override_with_the_recipes_own_value_is_none(tmp_path: Path) -> None:
     record = smoke(PLAIN, tmp_path, eps_test="0.1")
     assert record.overrides == {} and path_of(record, tmp_path).stem == "smoke-0"
+
+
+def test_a_run_on_part_of_a_data_set_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib.training.data._COUNTS", {"digits": (10_000, 1_000)})
+    record = smoke(PLAIN, tmp_path, width=16)
+    assert record.subset == "1,437 training images, 360 test images"
+    assert ledger.read(path_of(record, tmp_path)) == record
+    assert report.row(record).index[0] == "this run †"
 
 
 def test_a_run_that_ran_out_of_time_leaves_no_record_and_goes_on_to_the_same_one(tmp_path: Path) -> None:

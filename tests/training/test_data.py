@@ -13,8 +13,8 @@ from lib.training.data import Images, augment, batch, epoch_order, load_data, st
 
 DIGITS = recipes.load("digits/linf-dist-net", "laptop")
 MNIST = recipes.load("mnist/linf-dist-net", "laptop")
-FASHION = MNIST.replace(dataset="fashion-mnist")
-CIFAR = MNIST.replace(dataset="cifar10", input_shape=(3, 32, 32), mean=(0.4914, 0.4822, 0.4465))
+FASHION = recipes.load("fashion-mnist/linf-dist-net", "laptop")
+CIFAR = recipes.load("cifar10/linf-dist-net", "laptop")
 
 
 def digest(*tensors: Tensor) -> str:
@@ -81,15 +81,22 @@ class TestDigits:
         with pytest.raises(ValueError, match="test_limit is 361, expected at most the 360"):
             load_data(DIGITS.replace(test_limit=361))
 
+    def test_a_limit_that_leaves_nothing_out_changes_nothing(self):
+        whole, limited = load_data(DIGITS), load_data(DIGITS.replace(train_limit=1437, test_limit=360))
+        assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(whole, limited, strict=True))
+
+    def test_smaller_recipes_evaluate_on_the_centres(self):
+        (train, test), whole = load_data(DIGITS.replace(input_shape=(1, 5, 5))), load_data(DIGITS)
+        assert torch.equal(train.pixels, whole.train.pixels)
+        assert torch.equal(test.pixels, whole.test.pixels[:, :, 1:6, 1:6])
+
     def test_a_recipe_that_does_not_fit_is_refused(self):
         with pytest.raises(ValueError, match=r"input_shape is \(1, 8, 9\), expected \(1, 8, 8\)"):
             load_data(DIGITS.replace(input_shape=(1, 8, 9)))
+        with pytest.raises(ValueError, match=r"input_shape is \(1, 7, 8\), expected \(1, 8, 8\)"):
+            load_data(DIGITS.replace(input_shape=(1, 7, 8)))
         with pytest.raises(ValueError, match="classes is 9, expected 10"):
             load_data(DIGITS.replace(classes=9))
-
-    def test_a_data_set_without_loader_is_refused_by_name(self):
-        with pytest.raises(ValueError, match="dataset is 'tiny-imagenet', expected one that can be loaded: digits"):
-            load_data(DIGITS.replace(dataset="tiny-imagenet"))
 
 
 class TestMissingAndDamaged:
@@ -229,6 +236,14 @@ class TestAugment:
         x = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
         out = augment(x, crop_padding=crop_padding, flip=flip, generator=step_generator(seed, 0, 0))
         assert torch.equal(out, augment_by_loops(x, crop_padding, flip, step_generator(seed, 0, 0)))
+
+    def test_larger_images_are_cropped_at_every_offset_equally_often(self):
+        x = torch.arange(36.0).view(1, 1, 6, 6).expand(8100, 1, 6, 6)
+        out = augment(x, crop_padding=0, flip=False, generator=step_generator(0, 0, 0), size=(4, 4))
+        assert out.shape == (8100, 1, 4, 4)
+        corners = out[:, 0, 0, 0].int().bincount(minlength=15)[[0, 1, 2, 6, 7, 8, 12, 13, 14]]
+        assert (corners / 900).tolist() == pytest.approx([1] * 9, abs=0.15)
+        assert torch.equal(out[:, 0] - out[:, :, :1, 0:1][:, 0], (x[0, 0, :4, :4]).expand(8100, 4, 4))
 
     def test_without_crop_and_flip_nothing_changes_and_nothing_is_drawn(self):
         x, generator = torch.rand(3, 1, 4, 4), step_generator(0, 0, 0)
