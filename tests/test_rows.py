@@ -96,11 +96,13 @@ def differing(one: Recipe, other: Recipe) -> set[str]:
 
 
 class TestAblation:
-    @pytest.mark.parametrize("net", ["", "-mlp"])
+    @pytest.mark.parametrize(("data", "net"), [("cifar10", ""), ("cifar10", "-mlp"), ("digits", "")])
     @pytest.mark.parametrize("row", ABLATION)
     @pytest.mark.parametrize("budget", BUDGETS)
-    def test_a_row_differs_from_the_whole_method_by_what_table_3_says(self, budget: str, row: str, net: str) -> None:
-        recipe, whole = load(f"cifar10/ablation-{row}{net}", budget), load(f"cifar10/linf-dist-net{net}", budget)
+    def test_a_row_differs_from_the_whole_method_by_what_table_3_says(
+        self, budget: str, row: str, data: str, net: str
+    ) -> None:
+        recipe, whole = load(f"{data}/ablation-{row}{net}", budget), load(f"{data}/linf-dist-net{net}", budget)
         smoothed, identity, decay, strength = ABLATION[row]
         assert (recipe.epochs_const + recipe.epochs_ramp > 0) == smoothed
         assert (recipe.identity, recipe.decay, recipe.weight_decay) == (identity, decay, strength)
