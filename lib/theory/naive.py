@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lib.nets.models import DistanceNet
+from lib.nets.models import DistanceNet, LInfDistNet
 
 
 def half_margin(net: DistanceNet, x: Tensor, y: Tensor) -> Tensor:
@@ -23,3 +23,16 @@ def half_margin(net: DistanceNet, x: Tensor, y: Tensor) -> Tensor:
         logits = net(x)
     rivals = logits.scatter(1, y[:, None], -math.inf).amax(1)
     return net.std * (logits.gather(1, y[:, None]).squeeze(1) - rivals) / 2
+
+
+def rounding_trap() -> tuple[LInfDistNet, Tensor, Tensor]:
+    """A net of one pixel and two classes, an image [1, 1, 1, 1], and a nearer image of the other class than it claims.
+
+    The weights are -2^20 and 2^20 + 9/8, where float32 numbers lie 1/8 apart, so the distances 2^20 + x and
+    2^20 + 9/8 - x are rounded to multiples of 1/8: at x = 0.435 the smaller one down and the larger one up, by 0.06
+    each. The `half_margin` is 0.1875 for a true 0.1275, and the second image is 0.187 away.
+    """
+    net = LInfDistNet((1, 1, 1), 2, width=1, depth=1).eval()
+    with torch.no_grad():
+        net.top.weight.copy_(torch.tensor([[-(2.0**20)], [2.0**20 + 9 / 8]]))
+    return net, torch.full((1, 1, 1, 1), 0.435), torch.full((1, 1, 1, 1), 0.622)

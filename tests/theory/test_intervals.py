@@ -1,0 +1,141 @@
+"""Boxes followed through nets: they hold what is inside, they are ordered, and they are those of the certificates."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lib import Box, LInfDistNet, LInfDistNetMLP, certify
+from lib.nets.head import MLPHead
+from lib.nets.models import Net
+from lib.robustness.inputs import pixel_box
+from lib.theory.intervals import follow, merged_lead, smallest_lead, worst_leads
+
+SHAPE = (1, 3, 3)
+
+
+def random_net(kind: type[Net], seed: int, depth: int = 2) -> Net:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = kind(SHAPE, 3, width=12, depth=depth, mean=0.4, std=0.3)
+        for _ in range(30):
+            net(torch.rand(32, *SHAPE))
+    return net.eval()
+
+
+def sample(seed: int) -> Tensor:
+    # black and white pixels among others, so that clipping counts
+    return (2 * torch.rand(16, *SHAPE, generator=torch.Generator().manual_seed(seed)) - 0.5).clamp(0, 1)
+
+
+KINDS = pytest.mark.parametrize("kind", [LInfDistNet, LInfDistNetMLP], ids=lambda kind: kind.__name__)
+
+
+@KINDS
+class TestFollow:
+    def test_names_every_step_and_ends_with_the_bounds_of_the_net(self, kind: type[Net]) -> None:
+        net, box = random_net(kind, 0), pixel_box(sample(0), 0.1)
+        steps = follow(net, box)
+        hidden = ["layer 1"] if kind is LInfDistNet else ["layer 1", "layer 2", "fc1", "tanh"]
+        assert [name for name, _ in steps] == ["pixels", *hidden, "logits"]
+        assert all(torch.equal(a, b) for a, b in zip(steps[-1][1], net.bounds(box), strict=True))
+
+    def test_every_executed_value_lies_in_its_box(self, kind: type[Net]) -> None:
+        net, box = random_net(kind, 1), pixel_box(sample(1), 0.2)
+        steps = follow(net, box)
+        seen: list[Tensor] = []
+        modules = [net.normalize, *net.layers]
+        modules += [net.head.fc1, net.head.tanh, net.head.fc2] if isinstance(net, LInfDistNetMLP) else []
+        handles = [module.register_forward_hook(lambda m, i, output: seen.append(output)) for module in modules]
+        for draw in range(50):
+            seen.clear()
+            share = torch.rand(box.lower.shape, generator=torch.Generator().manual_seed(draw))
+            logits = net(torch.lerp(box.lower, box.upper, share.round() if draw % 2 else share))
+            values = seen if kind is LInfDistNetMLP else [*seen, logits]
+            for value, (name, (lower, upper)) in zip(values, steps, strict=True):
+                assert ((lower <= value) & (value <= upper)).all(), name
+        for handle in handles:
+            handle.remove()
+
+    def test_a_layer_never_widens_the_box_at_p_inf(self, kind: type[Net]) -> None:
+        widths = [box.halfwidth.amax().item() for name, box in follow(random_net(kind, 2), pixel_box(sample(2), 0.1))]
+        distances = widths[:3]
+        assert all(width <= 0.1 / 0.3 * (1 + 1e-5) for width in distances)
+        assert max(distances) > 0.9 * 0.1 / 0.3
+
+
+@KINDS
+class TestLeads:
+    @given(seed=st.integers(0, 2**31), eps=st.floats(0, 0.5), depth=st.integers(1, 3))
+    @settings(deadline=None, max_examples=20)
+    def test_are_ordered_and_below_every_lead_in_the_ball(
+        self, kind: type[Net], seed: int, eps: float, depth: int
+    ) -> None:
+        net, x = random_net(kind, seed, depth), sample(seed)
+        with torch.no_grad():
+            y = net(x).argmax(1)
+            leads = worst_leads(net, x, y, eps)
+            assert (leads.margin <= leads.unclipped + 1e-4).all()
+            assert (leads.unclipped <= leads.clipped).all()
+            lower, upper = pixel_box(x, eps)
+            for draw in range(20):
+                share = torch.rand(x.shape, generator=torch.Generator().manual_seed(draw)).round()
+                logits = net(torch.lerp(lower, upper, share))
+                assert (leads.clipped <= smallest_lead(Box(logits, logits), y) + 1e-6).all()
+
+    def test_clipping_is_what_helps_while_all_distances_exceed_the_radius(self, kind: type[Net]) -> None:
+        net, x = random_net(kind, 5), sample(5)
+        leads = worst_leads(net, x, net(x).argmax(1), 0.2)
+        assert (leads.clipped > leads.unclipped + 1e-3).any()
+        torch.testing.assert_close(leads.unclipped, leads.margin, rtol=0, atol=1e-3)
+
+    def test_the_whole_ball_gains_where_a_distance_cannot_fall_below_zero(self, kind: type[Net]) -> None:
+        net, x = random_net(kind, 5), sample(5)
+        for weight in net.distance_weights():
+            weight.data.mul_(0.02)
+        leads = worst_leads(net, x, net(x).argmax(1), 0.9)
+        assert (leads.unclipped > leads.margin + 1e-3).any()
+
+    def test_the_certificates_are_decided_by_them(self, kind: type[Net]) -> None:
+        net, x = random_net(kind, 6), sample(6)
+        y = net(x).argmax(1)
+        for eps in (0.01, 0.05, 0.1, 0.2):
+            leads = worst_leads(net, x, y, eps)
+            assert torch.equal(leads.clipped > 0, certify(net, x, y, eps, "interval").certified)
+            clear = leads.margin.abs() > 1e-3
+            assert torch.equal((leads.margin > 0)[clear], certify(net, x, y, eps, "margin").certified[clear])
+
+    def test_at_radius_0_all_three_are_the_clean_lead(self, kind: type[Net]) -> None:
+        net, x = random_net(kind, 7), sample(7)
+        logits = net(x)
+        y = logits.argmax(1)
+        clean = smallest_lead(Box(logits, logits), y)
+        for lead in worst_leads(net, x, y, 0.0):
+            torch.testing.assert_close(lead, clean, rtol=0, atol=1e-3, check_dtype=False)
+
+
+def test_eq_21_on_the_vector_of_the_reference() -> None:
+    head = MLPHead(2, 2, 3)
+    last = head.fc2
+    with torch.no_grad():
+        last.weight.copy_(math.sqrt(2) * torch.tensor([[1.0, -2.0], [0.5, 1.0], [0.0, 3.0]]))
+        last.bias.copy_(torch.tensor([0.1, 0.0, -0.2]))
+        box, y = Box(torch.tensor([[-0.1, 0.2]]), torch.tensor([[0.3, 0.4]])), torch.tensor([2])
+        assert smallest_lead(last.ibp(box), y).item() == pytest.approx(-0.15, abs=1e-6)
+        # the identity in place of the first layer and tanh
+        head.fc1.bounds = head.tanh.bounds = lambda inside: inside.map(Tensor.double)  # type: ignore[method-assign]
+        assert merged_lead(head, box, y).item() == pytest.approx(0.05, abs=1e-4)
+
+
+@given(seed=st.integers(0, 2**31), width=st.floats(0, 2))
+@settings(deadline=None, max_examples=30)
+def test_eq_21_is_never_looser_than_the_plain_difference(seed: int, width: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    head = MLPHead(4, 6, 3)
+    center, y = torch.randn(8, 4, generator=generator), torch.randint(3, (8,), generator=generator)
+    box = Box(center - width, center + width)
+    with torch.no_grad():
+        assert (smallest_lead(head.bounds(box), y) <= merged_lead(head, box, y) + 1e-9).all()
