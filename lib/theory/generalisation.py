@@ -1,0 +1,118 @@
+"""Theorem 4.2: the robust error of an l_inf-dist net from its margins on n samples, and the size of the net.
+
+Labels are y = +-1, the classifier is sign(f), f is scalar and 1-Lipschitz: its certified radius is y f(x) itself. What
+the paper leaves inside O is set to 1 here, so bounds show a shape and an order of magnitude, not a guarantee.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lib.nets.models import LInfDistNet
+
+
+class Bound(NamedTuple):
+    """The value of a margin bound, and the delta of its infimum."""
+
+    value: float
+    delta: float
+
+
+def margin_error(margins: Tensor, r: float) -> float:
+    """err_r = P_n(y f(x) <= r), the share of margins [n] that do not exceed r.
+
+    Lemma A.5: it is never less than the share gamma_r of samples that some x' with ||x' - x||_inf <= r turns, since
+    y f(x) <= y f(x') + r for a 1-Lipschitz f.
+    """
+    return float((margins <= r).double().mean())
+
+
+def margin_bound(margins: Tensor, r: float, slope: float, t: float, n: float | None = None) -> Bound:
+    """inf over 0 < delta <= 1 of P_n(y f <= r + delta) + slope / delta + sqrt(log log2(2 / delta) / n), + t / sqrt(n).
+
+    The right side of Theorem 4.2 (Eq. 5) with slope = `network_term`, and of Lemma A.4 with slope = 48 Rad_n; it holds
+    with probability at least 1 - 2 exp(-2 t^2). The infimum is exact: between two margins the sum falls with delta, so
+    that it is approached from the left at a margin, or attained at delta = 1.
+
+    Args:
+        margins: y_i f(x_i) of the training samples, at least one.
+        r: radius, in the units of f and x.
+        slope: at least 0.
+        t: more than 0.
+        n: number of samples; None is that of the margins, another asks for as many samples with margins like these.
+
+    Raises:
+        ValueError: no margins, a negative slope, or t that is not positive.
+    """
+    if not (len(margins) and slope >= 0 and t > 0):
+        raise ValueError(f"got {len(margins)} margins, slope {slope}, t {t}, expected some, at least 0, more than 0")
+    ordered = margins.double().sort().values
+    candidates = (ordered - r).unique()
+    candidates = torch.cat([candidates[(candidates > 0) & (candidates <= 1)], torch.ones(1, dtype=torch.float64)])
+    below = torch.searchsorted(ordered - r, candidates)  # as delta comes from the left
+    below[-1] = (ordered - r <= 1).sum()
+    logs = (2 / candidates).log2().log()
+    samples = len(margins) if n is None else n
+    total = below.double() / len(margins) + slope / candidates + (logs / samples).sqrt()
+    at = int(total.argmin())
+    return Bound(float(total[at]) + t / math.sqrt(samples), float(candidates[at]))
+
+
+def network_term(width: int, depth: int, n: float) -> float:
+    """L W^2 / sqrt(n), what Eq. 5 divides by delta, with constant and logarithms set to 1."""
+    return depth * width**2 / math.sqrt(n)
+
+
+def samples_needed(width: int, depth: int, delta: float, t: float, level: float) -> float:
+    """The n at which Eq. 5 falls to `level` when every training margin exceeds r + delta; constants set to 1.
+
+    All that is left falls as 1 / sqrt(n): n = ((L W^2 / delta + sqrt(log log2(2 / delta)) + t) / level)^2.
+    """
+    return ((depth * width**2 / delta + math.sqrt(math.log(math.log2(2 / delta))) + t) / level) ** 2
+
+
+def relu_vc_dimension(width: float, depth: float) -> float:
+    """L^2 W^2 log(L W), Eq. 17 (Lemma A.6) with its constant set to 1, for a ReLU network."""
+    return depth**2 * width**2 * math.log(depth * width)
+
+
+def linf_dist_vc_dimension(width: int, depth: int) -> float:
+    """L^2 W^4 log^2(W) log(L W), Eq. 18 (Lemma A.8) with its constant set to 1, for an l_inf-dist net, W >= 2.
+
+    Eq. 17 at width W^2 and depth L log W, the size of the ReLU network that `relu_linf_dist_net` makes of it. The
+    power of log W is this substitution's; the paper's could not be compared.
+    """
+    return depth**2 * width**4 * math.log(width) ** 2 * math.log(depth * width)
+
+
+def massart(vc: float, n: float) -> float:
+    """min(1, sqrt(2 V log(e n / V) / n)), Eq. 16: Rad_n of a sign-valued class of VC dimension V at n points.
+
+    By Massart's lemma, since such a class shows at most (e n / V)^V of the 2^n sign patterns (Sauer), n >= V; the
+    complexity of signs never exceeds 1.
+    """
+    return 1.0 if n <= vc else min(1.0, math.sqrt(2 * vc * math.log(math.e * n / vc) / n))
+
+
+def binary_net(net: LInfDistNet, positive: int, negative: int) -> LInfDistNet:
+    """The net that is left when all classes but two are struck out: logits (z_positive, z_negative).
+
+    Its f = (z_positive - z_negative) / 2 is scalar and 1-Lipschitz, the setting of Section 4.2, with y f(x) in pixels
+    the radius of the margin certificate.
+
+    Raises:
+        ValueError: a class that the net does not have.
+    """
+    for name, label in (("positive", positive), ("negative", negative)):
+        if not 0 <= label < net.num_classes:
+            raise ValueError(f"{name} is {label}, expected a class from 0 to {net.num_classes - 1}")
+    kept = [positive, negative]
+    state = net.state_dict()
+    state |= {"top.weight": state["top.weight"][kept], "top.bias": state["top.bias"][kept]}
+    config: dict[str, Any] = {**net.config, "num_classes": 2}
+    with torch.random.fork_rng(devices=[]):  # the initial draw is thrown away
+        pair = LInfDistNet(**config)
+    pair.load_state_dict(state)
+    return pair.train(net.training)
