@@ -19,6 +19,11 @@ def plain() -> Recipe:
 
 
 @pytest.fixture
+def clipped() -> Recipe:
+    return load("mnist/linf-dist-net-v2", "paper")
+
+
+@pytest.fixture
 def composite() -> Recipe:
     return load("mnist/linf-dist-net-mlp", "paper")
 
@@ -150,6 +155,9 @@ class TestBadValues:
             ("kappa_natural", 0.5),
             ("hidden", 512),
             ("eps_warmup_epochs", 5),
+            ("loss", "clipped-hinge"),
+            ("ce_weight_start", 0.05),
+            ("logit_scale_lr", 0.006),
         ],
     )
     def test_out_of_range_is_refused_by_name_and_value(self, plain: Recipe, field: str, value: object) -> None:
@@ -173,6 +181,25 @@ class TestBadValues:
     def test_composite_net_needs_the_fields_of_its_loss(self, composite: Recipe, field: str, value: object) -> None:
         with pytest.raises(ValueError, match=rf"^{field} is .*expected "):
             composite.replace(**{field: value})
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("theta", None),
+            ("ce_weight_start", None),
+            ("ce_weight_start", 0.0),
+            ("ce_weight_end", -1e-4),
+            ("logit_scale_lr", None),
+            ("logit_scale_decay", -0.1),
+            ("hinge_mix", 0.75),
+            ("eps_train", 0.35),
+            ("loss", "ibp"),
+            ("eps_warmup_epochs", 1),
+        ],
+    )
+    def test_the_clipped_hinge_needs_its_own_fields_alone(self, clipped: Recipe, field: str, value: object) -> None:
+        with pytest.raises(ValueError, match=rf"^{field} is .*expected "):
+            clipped.replace(**{field: value})
 
     def test_convolutional_net_has_six_distance_layers(self, composite: Recipe) -> None:
         with pytest.raises(ValueError, match="depth is 4, expected 6"):

@@ -78,6 +78,43 @@ ABLATION = {  # smoothed gradient, identity map, decay, its strength
     "e": (True, 10.0, "lp", 0.005),
 }
 
+ICLR_2022 = {
+    "loss": "clipped-hinge",
+    "logit_scale_lr": 0.006,
+    "logit_scale_decay": 0.0,
+    "lr": 0.03,
+    "cosine_from_start": True,
+    "beta1": 0.9,
+    "beta2": 0.99,
+    "adam_eps": 1e-10,
+    "decay": "none",
+    "batch_size": 512,
+    "width": 5120,
+    "identity": 10.0,
+    "p_start": 8.0,
+    "p_end": 1000.0,
+    "p_ladder": False,
+    "crop_edge": True,
+    "pgd_steps": 100,
+}
+
+
+def phases(const: int, ramp: int, inf: int) -> dict[str, int]:
+    return {"epochs_const": const, "epochs_ramp": ramp, "epochs_inf": inf}
+
+
+FOLLOW_UPS = {
+    "mnist/linf-dist-net-v2": ICLR_2022
+    | phases(25, 375, 50)
+    | {"depth": 5, "theta": 0.9, "ce_weight_start": 0.05, "ce_weight_end": 2e-4, "crop_padding": 1, "eps_test": 0.3},
+}
+
+
+@pytest.mark.parametrize("name", FOLLOW_UPS)
+def test_the_paper_budget_of_a_follow_up_is_its_own_to_the_digit(name: str) -> None:
+    recipe = load(name, "paper")
+    assert {field: getattr(recipe, field) for field in FOLLOW_UPS[name]} == FOLLOW_UPS[name]
+
 
 @pytest.mark.parametrize("name", TABLE_6)
 def test_the_paper_budget_is_table_6_to_the_digit(name: str) -> None:

@@ -36,14 +36,19 @@ class Recipe:
     hidden: int  # units of the head's hidden layer; 0: no head (plain net)
     identity: float  # identity-map initialisation puts minus this on the diagonal; 0: plain Gaussian
 
-    loss: Literal["hinge", "ibp"]
-    theta: float | None = None  # hinge threshold on the margin, pixels (hinge)
+    loss: Literal["hinge", "ibp", "clipped-hinge"]
+    theta: float | None = None  # hinge threshold on the margin, pixels (hinge, clipped-hinge)
     hinge_mix: float | None = None  # rho, weight of the maximum against the mean over classes (hinge)
     eps_train: float | None = None  # radius of the box given to the head, pixels (ibp)
     kappa_natural: float | None = None  # kappa, weight of the natural cross-entropy in Eq. 22 (ibp)
     eps_warmup_epochs: int  # epochs over which eps grows linearly from 0 to eps_train (ibp)
+    ce_weight_start: float | None = None  # lambda of the cross-entropy until the ramp of p begins (clipped-hinge)
+    ce_weight_end: float | None = None  # lambda from the end of that ramp on (clipped-hinge)
+    logit_scale_lr: float | None = None  # learning rate of s, at the start like lr (clipped-hinge)
+    logit_scale_decay: float | None = None  # decoupled l_2 decay of s (clipped-hinge)
 
     lr: float  # learning rate of Adam; constant during epochs_const, then cosine to 0
+    cosine_from_start: bool = False  # the cosine begins with the first epoch instead
     beta1: float  # decay of Adam's first moment
     beta2: float  # decay of Adam's second moment
     adam_eps: float  # Adam's epsilon, no radius
@@ -59,6 +64,7 @@ class Recipe:
     epochs_inf: int  # e3, epochs at p = inf
 
     crop_padding: int  # random crop after padding by this many black pixels; 0: no crop
+    crop_edge: bool = False  # the padding repeats the pixels of the border instead
     flip: bool  # random horizontal flip
 
     train_limit: int  # training images used; 0: all
@@ -144,6 +150,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eps_train": (lambda eps: 0.0 < eps < 1.0, "0 < eps_train < 1 in pixel units"),
     "kappa_natural": (_in_unit, "0 <= kappa_natural <= 1"),
     "eps_warmup_epochs": (_not_negative, "at least 0"),
+    "ce_weight_start": (_positive, "more than 0"),
+    "ce_weight_end": (_positive, "more than 0"),
+    "logit_scale_lr": (_not_negative, "at least 0"),
+    "logit_scale_decay": (_not_negative, "at least 0"),
     "lr": (_positive, "more than 0"),
     "beta1": (lambda beta: 0.0 <= beta < 1.0, "0 <= beta1 < 1"),
     "beta2": (lambda beta: 0.0 <= beta < 1.0, "0 <= beta2 < 1"),
@@ -188,24 +198,31 @@ def _check_model(recipe: Recipe) -> None:
         raise ValueError(
             f"hidden is {recipe.hidden}, expected {'0' if plain else 'at least 1'} for model {recipe.model}"
         )
-    if plain != (recipe.loss == "hinge"):
-        raise ValueError(f"loss is {recipe.loss!r}, expected {'hinge' if plain else 'ibp'!r} for model {recipe.model}")
+    if plain != (recipe.loss != "ibp"):
+        raise ValueError(
+            f"loss is {recipe.loss!r}, expected {'a hinge' if plain else 'ibp'!r} for model {recipe.model}"
+        )
     if recipe.model == "conv-linf-dist-net-mlp" and recipe.depth != 6:
         raise ValueError(f"depth is {recipe.depth}, expected 6 (five convolutions, one dense layer) for {recipe.model}")
 
 
+_OF_LOSS = {
+    "hinge": ("theta", "hinge_mix"),
+    "ibp": ("eps_train", "kappa_natural"),
+    "clipped-hinge": ("theta", "ce_weight_start", "ce_weight_end", "logit_scale_lr", "logit_scale_decay"),
+}
+
+
 def _check_loss(recipe: Recipe) -> None:
-    own, other = ("theta", "hinge_mix"), ("eps_train", "kappa_natural")
-    if recipe.loss == "ibp":
-        own, other = other, own
-    for name in own:
-        if getattr(recipe, name) is None:
+    own = _OF_LOSS[recipe.loss]
+    for name in itertools.chain(*_OF_LOSS.values()):
+        value = getattr(recipe, name)
+        if name in own and value is None:
             raise ValueError(f"{name} is missing, expected a number for loss {recipe.loss!r}")
-    for name in other:
-        if getattr(recipe, name) is not None:
-            raise ValueError(f"{name} is {getattr(recipe, name)}, expected none for loss {recipe.loss!r}")
-    if recipe.loss == "hinge" and recipe.eps_warmup_epochs:
-        raise ValueError(f"eps_warmup_epochs is {recipe.eps_warmup_epochs}, expected 0 for loss 'hinge'")
+        if name not in own and value is not None:
+            raise ValueError(f"{name} is {value}, expected none for loss {recipe.loss!r}")
+    if recipe.loss != "ibp" and recipe.eps_warmup_epochs:
+        raise ValueError(f"eps_warmup_epochs is {recipe.eps_warmup_epochs}, expected 0 for loss {recipe.loss!r}")
 
 
 def _check_schedule(recipe: Recipe) -> None:

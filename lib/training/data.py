@@ -101,13 +101,20 @@ def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
 
 
 def augment(
-    x: Tensor, *, crop_padding: int, flip: bool, generator: torch.Generator, size: tuple[int, int] | None = None
+    x: Tensor,
+    *,
+    crop_padding: int,
+    crop_edge: bool = False,
+    flip: bool,
+    generator: torch.Generator,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Random crops after padding by `crop_padding` black pixels and random horizontal flips, one draw per image.
+    """Random crops after padding by `crop_padding` pixels and random horizontal flips, one draw per image.
 
     Args:
         x: [B, C, H, W] on any device.
-        crop_padding: black pixels added on each side, at least 0.
+        crop_padding: pixels added on each side, at least 0.
+        crop_edge: whether the added pixels repeat those of the border; else they are black.
         size: height and width of the crop, both smaller than those of x by the same number; default those of x.
         flip: whether to mirror each image with probability 1/2.
         generator: on the CPU, see `step_generator`; under DDP augment the whole batch before splitting it.
@@ -116,11 +123,15 @@ def augment(
     slack = 2 * crop_padding + x.shape[2] - height
     if slack:
         offsets = torch.randint(slack + 1, (2, len(x)), generator=generator).to(x.device)
-        x = _crop(F.pad(x, [crop_padding] * 4), offsets, height, width)
+        x = _crop(_pad(x, crop_padding, crop_edge), offsets, height, width)
     if flip:
         mirrored = torch.randint(2, (len(x), 1, 1, 1), generator=generator).bool().to(x.device)
         x = torch.where(mirrored, x.flip(3), x)
     return x
+
+
+def _pad(x: Tensor, width: int, edge: bool) -> Tensor:
+    return F.pad(x, [width] * 4, mode="replicate" if edge else "constant")
 
 
 def _crop(padded: Tensor, offsets: Tensor, height: int, width: int) -> Tensor:

@@ -8,11 +8,9 @@ import logging
 import math
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -21,16 +19,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from lib.nets.box import Box
 from lib.nets.models import Net
 from lib.recipes import Recipe
 from lib.training.callbacks import AtomicIO, History, Keeper, Progress, check_same_run, read_checkpoint
 from lib.training.data import Images, augment, batch, epoch_order, step_generator
-from lib.training.losses import hinge_loss, ibp_loss
+from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp, make_optimizer
-from lib.training.schedules import Knobs, knobs_at
-
-_Objective = Callable[[Any, Tensor, Tensor, Knobs], tuple[Tensor, Tensor]]
+from lib.training.schedules import knobs_at
 
 
 class Unfinished(RuntimeError):  # noqa: N818 - the name says all there is to do
@@ -118,7 +113,7 @@ class _Training(L.LightningModule):
     def __init__(self, net: Net, recipe: Recipe, images: Images, seed: int) -> None:
         super().__init__()
         self.net, self.recipe, self.images, self.seed = net, recipe, images, seed
-        self.objective = _objective(recipe)
+        self.objective = make_objective(recipe)
         self.steps_per_epoch = math.ceil(len(images) / recipe.batch_size)
         self.order_epoch, self.order = -1, torch.empty(0, dtype=torch.int64)
 
@@ -130,7 +125,7 @@ class _Training(L.LightningModule):
         return range(self.recipe.epochs * self.steps_per_epoch)
 
     def configure_optimizers(self) -> AdamLp:
-        self.optimizer = make_optimizer(self.net, self.recipe)
+        self.optimizer = make_optimizer(self.net, self.objective, self.recipe)
         return self.optimizer
 
     def training_step(self, _: int) -> dict[str, Tensor]:
@@ -159,31 +154,13 @@ class _Training(L.LightningModule):
         x = augment(
             batch(self.images, indices),
             crop_padding=self.recipe.crop_padding,
+            crop_edge=self.recipe.crop_edge,
             flip=self.recipe.flip,
             size=self.recipe.input_shape[1:],
             generator=step_generator(self.seed, epoch, place),
         )
         mine = slice(self.global_rank, None, self.trainer.world_size)
         return x[mine], self.images.labels[indices][mine], len(indices)
-
-
-def _objective(recipe: Recipe) -> _Objective:
-    match recipe:
-        case Recipe(theta=float(theta), hinge_mix=float(mix)):
-            return partial(_hinge, theta=theta, mix=mix)
-        case _:
-            return _ibp
-
-
-def _hinge(net: Any, x: Tensor, y: Tensor, knobs: Knobs, *, theta: float, mix: float) -> tuple[Tensor, Tensor]:
-    logits = net(x, knobs.p)
-    return logits, hinge_loss(logits, y, theta / net.std, mix)
-
-
-def _ibp(net: Any, x: Tensor, y: Tensor, knobs: Knobs) -> tuple[Tensor, Tensor]:
-    z = net.features(x, knobs.p)
-    logits, eps = net.head(z), knobs.eps / net.std
-    return logits, ibp_loss(logits, net.head.ibp_margin(Box(z - eps, z + eps), y), y, knobs.kappa)
 
 
 class _SpawnedDDP(DDPStrategy):

@@ -1,4 +1,4 @@
-"""The two training losses: the multi-class hinge of the plain net and the IBP loss of the composite net."""
+"""The training losses: multi-class hinge and its clipped successor for plain nets, IBP loss for the composite net."""
 
 import math
 
@@ -22,13 +22,40 @@ def hinge_loss(logits: Tensor, y: Tensor, theta: float, mix: float) -> Tensor:
         ValueError: empty or mismatched batch, theta not positive and finite, mix outside [0, 1].
     """
     _check_batch("logits", logits, y)
-    if not (math.isfinite(theta) and theta > 0):
-        raise ValueError(f"theta is {theta}, expected a positive number in units of the logits")
+    _check_theta(theta)
     _check_weight("mix", mix)
     label = y.unsqueeze(1)
     violations = logits - logits.gather(1, label) + theta
     positive = violations.scatter(1, label, 0.0).clamp_min(0.0)
     return (mix * positive.amax(1) + (1 - mix) * positive.mean(1)).mean()
+
+
+def clipped_hinge_loss(logits: Tensor, y: Tensor, theta: float, ce_weight: float, logit_scale: Tensor) -> Tensor:
+    """Scaled cross-entropy plus clipped hinge (ICLR 2022, Section 4): the mean over the batch of
+
+        ce_weight * CE(logit_scale * f, y) + min(1, max(0, 1 - margin / theta)),  margin = f_y - max_{i != y} f_i.
+
+    The hinge counts what is not certified at theta / 2 and does not pull on samples that are wrong (margin < 0); the
+    cross-entropy keeps those moving, and matters most while p is small and no margin means much yet.
+
+    Args:
+        logits: f, [B, K] with B >= 1.
+        y: labels [B], int64 in [0, K).
+        theta: threshold on the margin, in units of the logits: pixels divided by the net's std.
+        ce_weight: lambda, at least 0.
+        logit_scale: s, a scalar; learned with the net, and of no use after training.
+
+    Raises:
+        ValueError: empty or mismatched batch, theta not positive and finite, ce_weight negative or not finite.
+    """
+    _check_batch("logits", logits, y)
+    _check_theta(theta)
+    if not (math.isfinite(ce_weight) and ce_weight >= 0):
+        raise ValueError(f"ce_weight is {ce_weight}, expected a finite number of at least 0")
+    label = y.unsqueeze(1)
+    margin = logits.gather(1, label).squeeze(1) - logits.scatter(1, label, -math.inf).amax(1)
+    hinge = (1 - margin / theta).clamp(0.0, 1.0)
+    return ce_weight * F.cross_entropy(logit_scale * logits, y) + hinge.mean()
 
 
 def ibp_loss(logits: Tensor, margin_ub: Tensor, y: Tensor, kappa_natural: float) -> Tensor:
@@ -55,6 +82,11 @@ def _check_batch(name: str, scores: Tensor, y: Tensor) -> None:
         raise ValueError(
             f"{name} and y have shapes {list(scores.shape)} and {list(y.shape)}, expected [B, K] and [B] with B >= 1"
         )
+
+
+def _check_theta(theta: float) -> None:
+    if not (math.isfinite(theta) and theta > 0):
+        raise ValueError(f"theta is {theta}, expected a positive number in units of the logits")
 
 
 def _check_weight(name: str, value: float) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from lib.nets.models import DistanceNet
@@ -22,7 +22,8 @@ class AdamLp(torch.optim.Adam):
     The norm runs over all dimensions of a parameter but the first. p = inf decays the first entry of largest |w_i|.
 
     Args:
-        params: parameters or groups; each group has its own `lr`, `p`, `lp_decay`, `weight_decay`.
+        params: parameters or groups; each group has its own `lr`, `p`, `lp_decay`, `weight_decay`, and its
+            `lr_share` of the learning rate that `set_knobs` gives (1 where it says nothing).
         lr, betas, eps: as in torch.optim.Adam.
         lp_decay: lambda of Eq. 6.
         p: exponent of the decay, 1 <= p <= inf; like lr, set anew in the groups as training goes (`set_knobs`).
@@ -55,11 +56,12 @@ class AdamLp(torch.optim.Adam):
         for group in self.param_groups:
             group.setdefault("lp_decay", lp_decay)
             group.setdefault("p", p)
+            group.setdefault("lr_share", 1.0)
 
     def set_knobs(self, p: float, lr: float) -> None:
-        """Sets the exponent of the decay and the learning rate of every group for the next step."""
+        """Sets the exponent of the decay and the learning rate, its share of it, of every group for the next step."""
         for group in self.param_groups:
-            group.update(p=p, lr=lr)
+            group.update(p=p, lr=lr * group["lr_share"])
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Evaluates the closure if there is one, decays, then does Adam's step; returns what the closure did."""
@@ -121,20 +123,30 @@ def _power(ratio: Tensor, p: float) -> Tensor:
     return power
 
 
-def make_optimizer(net: DistanceNet, recipe: Recipe) -> AdamLp:
-    """Adam with the recipe's decay of distance weights; unless that is "none", the rest decays by l_2 (Section 5)."""
-    distance, other = net.distance_weights(), net.other_parameters()
-    decays = {
+def make_optimizer(net: DistanceNet, objective: nn.Module, recipe: Recipe) -> AdamLp:
+    """Adam with the recipe's decay of distance weights; unless that is "none", the rest decays by l_2 (Section 5).
+
+    What the objective learns, the scale of the logits, has a learning rate and an l_2 decay of its own.
+    """
+    of_distance, of_other = {
         "lp": ({"lp_decay": recipe.weight_decay}, {"weight_decay": recipe.weight_decay}),
         "l2": ({"weight_decay": recipe.weight_decay}, {"weight_decay": recipe.weight_decay}),
         "none": ({}, {}),
-    }
-    of_distance, of_other = decays[recipe.decay]
+    }[recipe.decay]
+    groups: list[dict[str, Any]] = [
+        {"params": net.distance_weights()} | of_distance,
+        {"params": net.other_parameters()} | of_other,
+    ]
+    if recipe.logit_scale_lr is not None:
+        share = recipe.logit_scale_lr / recipe.lr
+        groups.append(
+            {"params": [*objective.parameters()], "lr_share": share, "weight_decay": recipe.logit_scale_decay}
+        )
     return AdamLp(
-        [{"params": distance} | of_distance, {"params": other} | of_other],
+        groups,
         recipe.lr,
         betas=(recipe.beta1, recipe.beta2),
         eps=recipe.adam_eps,
         p=recipe.p_start,
-        fused=all(parameter.device.type in _FUSED for parameter in [*distance, *other]),
+        fused=all(parameter.device.type in _FUSED for group in groups for parameter in group["params"]),
     )

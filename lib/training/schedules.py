@@ -16,13 +16,20 @@ class Knobs(NamedTuple):
     lr: float  # learning rate
     eps: float  # radius of the training box, pixels; 0 for the hinge
     kappa: float  # weight of the natural cross-entropy; 1 for the hinge, which has no box
+    ce_weight: float  # weight of the cross-entropy beside the clipped hinge; 0 without one
 
 
 def knobs_at(recipe: Recipe, progress: float) -> Knobs:
     """All knobs after `progress` epochs. Raises ValueError unless progress is finite and at least 0."""
     if not (math.isfinite(progress) and progress >= 0):
         raise ValueError(f"progress is {progress}, expected the epochs elapsed, a finite number of at least 0")
-    return Knobs(p_at(recipe, progress), lr_at(recipe, progress), eps_at(recipe, progress), kappa_at(recipe, progress))
+    return Knobs(
+        p=p_at(recipe, progress),
+        lr=lr_at(recipe, progress),
+        eps=eps_at(recipe, progress),
+        kappa=kappa_at(recipe, progress),
+        ce_weight=ce_weight_at(recipe, progress),
+    )
 
 
 def p_at(recipe: Recipe, progress: float) -> float:
@@ -43,9 +50,13 @@ def p_at(recipe: Recipe, progress: float) -> float:
 
 
 def lr_at(recipe: Recipe, progress: float) -> float:
-    """The learning rate: constant during epochs_const, then lr * (1 + cos(pi s)) / 2 at the share s of the rest."""
-    rest = recipe.epochs_ramp + recipe.epochs_inf
-    elapsed = min(progress - recipe.epochs_const, rest)
+    """The learning rate: constant during epochs_const, then lr * (1 + cos(pi s)) / 2 at the share s of the rest.
+
+    With `cosine_from_start` there is no constant part, and the rest is the whole run.
+    """
+    constant = 0 if recipe.cosine_from_start else recipe.epochs_const
+    rest = recipe.epochs - constant
+    elapsed = min(progress - constant, rest)
     if elapsed <= 0:
         return recipe.lr
     return recipe.lr * (1 + math.cos(math.pi * elapsed / rest)) / 2
@@ -63,3 +74,19 @@ def eps_at(recipe: Recipe, progress: float) -> float:
 def kappa_at(recipe: Recipe, progress: float) -> float:
     """The weight of the natural term of Eq. 22, constant in the paper; 1 for the hinge, which has no other term."""
     return 1.0 if recipe.kappa_natural is None else recipe.kappa_natural
+
+
+def ce_weight_at(recipe: Recipe, progress: float) -> float:
+    """lambda of the clipped-hinge loss: from ce_weight_start to ce_weight_end, geometrically along the ramp of p.
+
+    Constant before and after it; 0 for the other losses.
+    """
+    start, end = recipe.ce_weight_start, recipe.ce_weight_end
+    if start is None or end is None:
+        return 0.0
+    elapsed = progress - recipe.epochs_const
+    if elapsed <= 0:
+        return start
+    if elapsed >= recipe.epochs_ramp:
+        return end
+    return float(start * (end / start) ** (elapsed / recipe.epochs_ramp))

@@ -207,7 +207,7 @@ class TestImages:
         assert batch(white, torch.tensor([], dtype=torch.int64)).shape == (0, 1, 2, 2)
 
 
-def augment_by_loops(x: Tensor, crop_padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+def augment_by_loops(x: Tensor, crop_padding: int, edge: bool, flip: bool, generator: torch.Generator) -> Tensor:
     """The same draws, applied image by image and pixel by pixel."""
     count, _, height, width = x.shape
     top, left = torch.zeros(2, count, dtype=torch.int64)
@@ -219,8 +219,10 @@ def augment_by_loops(x: Tensor, crop_padding: int, flip: bool, generator: torch.
         for row in range(height):
             for column in range(width):
                 r, c = row + int(top[b]), column + int(left[b])
-                if 0 <= r < height and 0 <= c < width:
-                    out[b, :, row, width - 1 - column if mirrored[b] else column] = x[b, :, r, c]
+                inside = 0 <= r < height and 0 <= c < width
+                if inside or edge:
+                    nearest = x[b, :, min(max(r, 0), height - 1), min(max(c, 0), width - 1)]
+                    out[b, :, row, width - 1 - column if mirrored[b] else column] = nearest
     return out
 
 
@@ -228,14 +230,16 @@ class TestAugment:
     @given(
         shape=st.tuples(st.integers(0, 5), st.sampled_from([1, 3]), st.integers(1, 7), st.integers(1, 7)),
         crop_padding=st.integers(0, 3),
+        edge=st.booleans(),
         flip=st.booleans(),
         seed=st.integers(0, 100),
     )
     @settings(deadline=None, max_examples=50)
-    def test_each_image_is_cropped_from_black_padding_then_mirrored(self, shape, crop_padding, flip, seed):
+    def test_each_image_is_cropped_from_its_padding_then_mirrored(self, shape, crop_padding, edge, flip, seed):
         x = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-        out = augment(x, crop_padding=crop_padding, flip=flip, generator=step_generator(seed, 0, 0))
-        assert torch.equal(out, augment_by_loops(x, crop_padding, flip, step_generator(seed, 0, 0)))
+        generator = step_generator(seed, 0, 0)
+        out = augment(x, crop_padding=crop_padding, crop_edge=edge, flip=flip, generator=generator)
+        assert torch.equal(out, augment_by_loops(x, crop_padding, edge, flip, step_generator(seed, 0, 0)))
 
     def test_larger_images_are_cropped_at_every_offset_equally_often(self):
         x = torch.arange(36.0).view(1, 1, 6, 6).expand(8100, 1, 6, 6)

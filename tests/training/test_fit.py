@@ -25,11 +25,11 @@ from lib.recipes import Recipe, load
 from lib.training import callbacks
 from lib.training.data import Images, augment, batch, epoch_order, load_data, step_generator
 from lib.training.fit import Unfinished, _Training, fit
-from lib.training.losses import hinge_loss, ibp_loss
+from lib.training.losses import clipped_hinge_loss, hinge_loss, ibp_loss
 from lib.training.optim import AdamLp
 from lib.training.schedules import knobs_at
 
-PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"
+PLAIN, COMPOSITE, CLIPPED = "digits/linf-dist-net", "digits/linf-dist-net-mlp", "digits/linf-dist-net-v2"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -119,6 +119,18 @@ class TestOneStep:
         _, history = train(recipe, tmp_path, seed=5)
         assert history[0]["loss"] == pytest.approx(expected.item(), rel=1e-6)
 
+    def test_the_clipped_hinge_sees_theta_in_units_of_the_logits_and_learns_its_scale(self, tmp_path: Path) -> None:
+        recipe = tiny(CLIPPED, batch_size=50, epochs_ramp=0, epochs_inf=0)
+        x, y = self.first_batch(recipe)
+        assert recipe.theta is not None and recipe.ce_weight_start is not None
+        logits = fresh(recipe).train()(x, 8.0)
+        _, history = train(recipe, tmp_path, seed=5)
+        expected = clipped_hinge_loss(logits, y, recipe.theta / recipe.std, recipe.ce_weight_start, torch.ones(()))
+        assert history[0]["loss"] == pytest.approx(expected.item(), rel=1e-6)
+        scale = callbacks.read_checkpoint(tmp_path / "last.ckpt")["state_dict"]["objective.logit_scale"]
+        assert scale.item() == pytest.approx(1 + recipe.logit_scale_lr, abs=2 * recipe.logit_scale_lr)
+        assert scale.item() != 1
+
     def test_every_step_sets_the_knobs_of_its_own_progress(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -197,7 +209,7 @@ class TestHistory:
 
 @pytest.mark.usefixtures("save_every_step")
 class TestResume:
-    @pytest.mark.parametrize("name", [PLAIN, COMPOSITE])
+    @pytest.mark.parametrize("name", [PLAIN, COMPOSITE, CLIPPED])
     @pytest.mark.parametrize("step", [1, 4, 6, 11], ids="killed before step {}".format)
     def test_a_run_killed_at_any_step_ends_like_an_undisturbed_one(
         self, name: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

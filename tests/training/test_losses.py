@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from torch import tensor
 from torch.nn import functional as F
 
-from lib.training.losses import hinge_loss, ibp_loss
+from lib.training.losses import clipped_hinge_loss, hinge_loss, ibp_loss
 
 
 def hinge_by_loops(logits, y, theta, mix):
@@ -68,6 +70,66 @@ class TestHinge:
     def test_an_empty_or_mismatched_batch_is_refused(self, logits, y):
         with pytest.raises(ValueError, match="logits and y have shapes"):
             hinge_loss(torch.zeros(logits), torch.zeros(y, dtype=torch.int64), 1.0, 1.0)
+
+
+class TestClippedHinge:
+    logits = tensor([[3.0, 1.0, 2.5], [0.0, 4.0, -1.0], [0.5, 0.0, 1.0]])  # margins 0.5, 4 and -0.5
+    y = tensor([0, 1, 0])
+    one = tensor(1.0)
+
+    def test_the_hinge_is_one_minus_the_share_of_theta_between_zero_and_one(self):
+        loss = clipped_hinge_loss(self.logits, self.y, 2.0, 0.0, self.one)
+        assert loss.item() == pytest.approx((0.75 + 0.0 + 1.0) / 3)
+
+    @given(
+        seed=st.integers(0, 1000),
+        shape=st.tuples(st.sampled_from([1, 3, 63]), st.sampled_from([2, 10, 500])),
+        theta=st.floats(0.01, 10),
+        weight=st.floats(0, 10),
+        scale=st.floats(0.1, 10),
+    )
+    def test_it_is_the_formula_at_any_shape(self, seed, shape, theta, weight, scale):
+        generator = torch.Generator().manual_seed(seed)
+        logits = 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+        y = torch.randint(shape[1], shape[:1], generator=generator)
+        losses = []
+        for f, label in zip(logits.tolist(), y.tolist(), strict=True):
+            margin = f[label] - max(f_i for i, f_i in enumerate(f) if i != label)
+            total = sum(math.exp(scale * (f_i - f[label])) for f_i in f)
+            losses.append(weight * math.log(total) + min(1.0, max(0.0, 1 - margin / theta)))
+        loss = clipped_hinge_loss(logits, y, theta, weight, torch.tensor(scale, dtype=torch.float64))
+        assert loss.item() == pytest.approx(sum(losses) / len(losses))
+
+    def test_the_hinge_moves_right_samples_below_theta_only(self):
+        logits = self.logits.clone().requires_grad_()
+        clipped_hinge_loss(logits, self.y, 2.0, 0.0, self.one).backward()
+        third, half = 1 / 3, 1 / 2  # of the mean, of theta
+        assert logits.grad[0].tolist() == pytest.approx([-third * half, 0, third * half])
+        assert logits.grad[1:].count_nonzero() == 0
+
+    def test_the_cross_entropy_moves_wrong_samples_and_the_scale(self):
+        logits, scale = self.logits.clone().requires_grad_(), tensor(2.0, requires_grad=True)
+        clipped_hinge_loss(logits, self.y, 2.0, 0.3, scale).backward()
+        expected = self.logits.clone().requires_grad_()
+        (0.3 * F.cross_entropy(2.0 * expected, self.y)).backward()
+        assert logits.grad[2].tolist() == pytest.approx(expected.grad[2].tolist())
+        probabilities = (2 * self.logits).softmax(1)
+        slope = 0.3 * ((probabilities * self.logits).sum(1) - self.logits.gather(1, self.y[:, None])[:, 0]).mean()
+        assert scale.grad.item() == pytest.approx(slope.item())
+
+    @pytest.mark.parametrize("theta", [0.0, float("inf")])
+    def test_a_threshold_out_of_range_is_refused_by_name(self, theta):
+        with pytest.raises(ValueError, match=f"theta is {theta}"):
+            clipped_hinge_loss(self.logits, self.y, theta, 0.1, self.one)
+
+    @pytest.mark.parametrize("weight", [-0.1, float("nan")])
+    def test_a_weight_out_of_range_is_refused_by_name(self, weight):
+        with pytest.raises(ValueError, match=f"ce_weight is {weight}"):
+            clipped_hinge_loss(self.logits, self.y, 1.0, weight, self.one)
+
+    def test_an_empty_batch_is_refused(self):
+        with pytest.raises(ValueError, match="logits and y have shapes"):
+            clipped_hinge_loss(self.logits[:0], self.y[:0], 1.0, 0.1, self.one)
 
 
 class TestIBP:

@@ -9,6 +9,7 @@ from torch import nn, tensor
 
 from lib import recipes
 from lib.nets.models import build
+from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp, decay_, make_optimizer
 
 SMOKE = recipes.load("digits/linf-dist-net", "smoke")
@@ -193,7 +194,7 @@ class TestMakeOptimizer:
     ):
         recipe = recipes.load(name, "smoke").replace(decay=decay)
         net = build(recipe)
-        optimizer = make_optimizer(net, recipe)
+        optimizer = make_optimizer(net, make_objective(recipe), recipe)
         distance, other = optimizer.param_groups
         assert [id(w) for w in distance["params"]] == [id(w) for w in net.distance_weights()]
         assert {id(w) for group in (distance, other) for w in group["params"]} == {id(w) for w in net.parameters()}
@@ -202,6 +203,17 @@ class TestMakeOptimizer:
 
     def test_it_takes_adams_numbers_from_the_recipe(self):
         recipe = SMOKE.replace(lr=0.03, beta1=0.8, beta2=0.95, adam_eps=1e-11)
-        for group in make_optimizer(build(recipe), recipe).param_groups:
+        for group in make_optimizer(build(recipe), make_objective(recipe), recipe).param_groups:
             assert (group["lr"], group["betas"], group["eps"], group["p"]) == (0.03, (0.8, 0.95), 1e-11, 8)
             assert group["fused"]
+
+    def test_the_scale_of_the_logits_has_a_rate_and_a_decay_of_its_own(self):
+        recipe = recipes.load("digits/linf-dist-net-v2", "smoke").replace(logit_scale_decay=0.02)
+        objective = make_objective(recipe)
+        optimizer = make_optimizer(build(recipe), objective, recipe)
+        *others, scale = optimizer.param_groups
+        assert scale["params"] == [objective.logit_scale]
+        optimizer.set_knobs(p=8.0, lr=0.015)  # half of the recipe's 0.03
+        assert [group["lr"] for group in others] == [0.015, 0.015]
+        assert scale["lr"] == pytest.approx(0.003)
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0, 0, 0.02]

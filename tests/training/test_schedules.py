@@ -5,10 +5,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lib import recipes
-from lib.training.schedules import Knobs, eps_at, kappa_at, knobs_at, lr_at, p_at
+from lib.training.schedules import Knobs, ce_weight_at, eps_at, kappa_at, knobs_at, lr_at, p_at
 
 PLAIN = recipes.load("mnist/linf-dist-net", "paper")
 HEAD = recipes.load("mnist/linf-dist-net-mlp", "paper")
+CLIPPED = recipes.load("mnist/linf-dist-net-v2", "paper")
 LADDER = PLAIN.replace(p_end=1024.0, p_ladder=True)
 
 progresses = st.floats(0, 500)
@@ -68,6 +69,12 @@ class TestLearningRate:
         early, late = sorted([first, second])
         assert 0 <= lr_at(PLAIN, late) <= lr_at(PLAIN, early) <= 0.02
 
+    def test_a_cosine_from_the_start_has_no_constant_part(self):
+        assert lr_at(CLIPPED, 0) == 0.03
+        assert lr_at(CLIPPED, 150) == pytest.approx(0.03 * 0.75)
+        assert lr_at(CLIPPED, 225) == pytest.approx(0.015)
+        assert lr_at(CLIPPED, 450) == 0
+
     def test_without_an_ending_it_stays(self):
         assert lr_at(with_phases(PLAIN, 2, 0, 0), 1.5) == 0.02
         assert lr_at(with_phases(PLAIN, 2, 0, 0), 2) == 0.02
@@ -91,19 +98,33 @@ class TestRadius:
         assert kappa_at(PLAIN, 10) == 1
 
 
+class TestWeightOfTheCrossEntropy:
+    def test_it_falls_geometrically_along_the_ramp_of_p(self):
+        assert ce_weight_at(CLIPPED, 0) == ce_weight_at(CLIPPED, 25) == 0.05
+        assert ce_weight_at(CLIPPED, 25 + 375 / 2) == pytest.approx(math.sqrt(0.05 * 2e-4))
+        assert ce_weight_at(CLIPPED, 400) == ce_weight_at(CLIPPED, 450) == 2e-4
+
+    def test_without_a_ramp_it_is_at_its_end_at_once(self):
+        assert ce_weight_at(with_phases(CLIPPED, 1, 0, 1), 1.5) == 2e-4
+
+    def test_the_other_losses_have_none(self):
+        assert ce_weight_at(PLAIN, 10) == ce_weight_at(HEAD, 10) == 0
+
+
 class TestKnobs:
     @given(progress=progresses)
-    def test_they_are_the_four_schedules(self, progress):
+    def test_they_are_the_five_schedules(self, progress):
         p, lr, eps = p_at(HEAD, progress), lr_at(HEAD, progress), eps_at(HEAD, progress)
-        assert knobs_at(HEAD, progress) == Knobs(p=p, lr=lr, eps=eps, kappa=0.5)
+        assert knobs_at(HEAD, progress) == Knobs(p=p, lr=lr, eps=eps, kappa=0.5, ce_weight=0)
+        assert knobs_at(CLIPPED, progress).ce_weight == ce_weight_at(CLIPPED, progress)
 
-    @given(phases=phases, share=st.floats(0, 1), recipe=st.sampled_from([PLAIN, LADDER, HEAD]))
+    @given(phases=phases, share=st.floats(0, 1), recipe=st.sampled_from([PLAIN, LADDER, HEAD, CLIPPED]))
     def test_they_are_in_range_for_phases_of_any_length(self, phases, share, recipe):
         assume(sum(phases) > 0)
         recipe = with_phases(recipe, *phases)
-        p, lr, _, _ = knobs_at(recipe, share * recipe.epochs)
-        assert p >= 8
-        assert 0 <= lr <= recipe.lr
+        knobs = knobs_at(recipe, share * recipe.epochs)
+        assert knobs.p >= 8
+        assert 0 <= knobs.lr <= recipe.lr
 
     @pytest.mark.parametrize("progress", [-0.1, math.nan, math.inf])
     def test_progress_that_is_none_is_refused(self, progress):
