@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lib.nets.models import ConvLInfDistNetMLP as ConvLInfDistNetMLP
     from lib.nets.models import LInfDistNet as LInfDistNet
     from lib.nets.models import LInfDistNetMLP as LInfDistNetMLP
+    from lib.nets.sortnet import SortLinear as SortLinear
+    from lib.nets.sortnet import SortNet as SortNet
     from lib.nets.store import load as load
     from lib.nets.store import save as save
     from lib.ops import linf_dist_bounds as linf_dist_bounds
@@ -35,6 +37,8 @@ _HOME = {
     "LInfDistNetMLP": "lib.nets.models",
     "MeanShift": "lib.nets.layers",
     "Record": "lib.experiments.ledger",
+    "SortLinear": "lib.nets.sortnet",
+    "SortNet": "lib.nets.sortnet",
     "certified_radius": "lib.robustness.certify",
     "certify": "lib.robustness.certify",
     "linf_dist_bounds": "lib.ops",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lib import recipes
-from lib.experiments import ledger, report
+from lib.experiments import ledger, published, report
 from lib.experiments.run import run
 from lib.recipes import BUDGETS
 from lib.training.fit import Unfinished
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change one field of the recipe (TOML value)"
     )
     table = commands.add_parser("table", help="a table of the paper beside ours, from the ledger")
-    table.add_argument("number", type=int)
+    table.add_argument("number", type=_table_name, help=", ".join(map(str, published.tables())))
     table.add_argument("--results", default="results", help="folder of the ledger")
     tables = commands.add_parser("tables", help="rewrite the tables that the book's pages include")
     tables.add_argument("--results", default="results", help="folder of the ledger")
@@ -73,7 +73,11 @@ def _override(text: str) -> tuple[str, Any]:
         return name.strip(), value.strip()
 
 
-def _table(number: int, results: str) -> int:
+def _table_name(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _table(number: int | str, results: str) -> int:
     print(report.markdown(report.table(number, results)))
     return 0
 

@@ -33,10 +33,15 @@ def test_table_prints_the_papers_rows_whatever_the_ledger_holds(
     assert "92.64" in printed and "no run yet" in printed
 
 
+def test_the_follow_ups_are_a_table_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", "followups", "--results", str(tmp_path)]) == 0
+    assert "40.06" in capsys.readouterr().out
+
+
 def test_tables_writes_the_books_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tables", "--results", str(tmp_path), "--folder", str(tmp_path / "pages")]) == 0
     pages = {path.name for path in (tmp_path / "pages").iterdir()}
-    assert pages >= {"claims.md", *(f"table{number}.md" for number in (1, 2, 3, 4, 7, 9))}
+    assert pages >= {"claims.md", "followups.md", *(f"table{number}.md" for number in (1, 2, 3, 4, 7, 9))}
     assert "claims.md" in capsys.readouterr().out
 
 
@@ -48,6 +53,7 @@ def test_tables_writes_the_books_pages(tmp_path: Path, capsys: pytest.CaptureFix
         (["run", "digits/linf-dist-net", "--set", "width"], "--set is 'width', expected FIELD=VALUE"),
         (["run", "digits/linf-dist-net", "--set", "eps_test=9/8"], "eps_test is"),
         (["table", "77"], "77"),
+        (["table", "followup"], "'followup', expected one of 1, 2, 3, 4, 7, 9, followups"),
         (["show", "none.json"], "none.json"),
     ],
 )

@@ -103,10 +103,23 @@ def phases(const: int, ramp: int, inf: int) -> dict[str, int]:
     return {"epochs_const": const, "epochs_ramp": ramp, "epochs_inf": inf}
 
 
+NEURIPS_2022 = ICLR_2022 | {"model": "sortnet", "lr": 0.02, "logit_scale_lr": 0.02, "logit_scale_decay": 0.02}
 FOLLOW_UPS = {
     "mnist/linf-dist-net-v2": ICLR_2022
     | phases(25, 375, 50)
     | {"depth": 5, "theta": 0.9, "ce_weight_start": 0.05, "ce_weight_end": 2e-4, "crop_padding": 1, "eps_test": 0.3},
+    "cifar10/linf-dist-net-v2": ICLR_2022
+    | phases(100, 1150, 50)
+    | {"depth": 6, "theta": 48 / 255, "ce_weight_start": 0.1, "ce_weight_end": 5e-4, "crop_padding": 3, "flip": True}
+    | {"eps_test": 8 / 255},
+    "mnist/sortnet": NEURIPS_2022
+    | phases(100, 1350, 50)
+    | {"depth": 5, "theta": 0.9, "ce_weight_start": 0.02, "ce_weight_end": 2e-4, "crop_padding": 1, "eps_test": 0.3}
+    | {"keep_prob": 0.75},
+    "cifar10/sortnet": NEURIPS_2022
+    | phases(200, 2750, 50)
+    | {"depth": 6, "theta": 48 / 255, "ce_weight_start": 0.2, "ce_weight_end": 2e-3, "crop_padding": 3, "flip": True}
+    | {"keep_prob": 0.85, "identity": 0.0, "eps_test": 8 / 255},
 }
 
 

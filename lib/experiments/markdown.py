@@ -30,6 +30,7 @@ _NAMES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "layers": ("Layers", str),
     "init": ("Initialisation", str),
     "method": ("Method", str),
+    "statistic": ("Statistic", str),
     "model": ("Net", str),
     "hardware": ("Hardware", str),
     "smooth_gradient": ("Smoothed", str),

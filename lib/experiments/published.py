@@ -1,4 +1,4 @@
-"""The paper's tables as data: accuracies in percent as printed, each row with the recipe that remakes it."""
+"""The paper's tables and its follow-ups' rows as data: percent as printed, and the recipe that remakes a row."""
 
 import math
 from functools import cache
@@ -17,23 +17,36 @@ METHOD = "interval"
 PRINTED = {"train": "train", "test": "clean", "robust": "robust", "certified": "certified", "seconds": "seconds"}
 
 
+FOLLOWUPS = "followups"  # same nets, later losses and neurons (ICLR and NeurIPS 2022); robust is under PGD-100
+
+
+def tables() -> list[int | str]:
+    """What can be asked for: the numbers of the paper's tables, and "followups"."""
+    return [*numbers(), FOLLOWUPS]
+
+
 def numbers() -> list[int]:
     """The tables of the paper that are kept here."""
     return sorted(int(path.stem.removeprefix("table")) for path in FOLDER.glob("table*.csv"))
 
 
-def published(number: int) -> pd.DataFrame:
+def published(number: int | str) -> pd.DataFrame:
     """One table: columns that name a row, among them recipe ("" where it is not remade), then those of `PRINTED`.
 
     Table 4 prints seconds per epoch, Table 7 train and test accuracy, the others test, robust and certified accuracy.
-    Data sets, radii ("8/255"), methods and the like are texts.
+    Data sets, radii ("8/255"), methods and the like are texts; so is, in the follow-ups, of how many runs a row is.
 
     Raises:
-        ValueError: the paper's table of that number is not kept here.
+        ValueError: none of `tables`.
     """
-    if number not in numbers():
-        raise ValueError(f"table is {number!r}, expected one of {', '.join(map(str, numbers()))}")
-    return _read(FOLDER / f"table{number}.csv").copy()
+    if number not in tables():
+        raise ValueError(f"table is {number!r}, expected one of {', '.join(map(str, tables()))}")
+    return _read(FOLDER / f"{page_name(number)}.csv").copy()
+
+
+def page_name(number: int | str) -> str:
+    """The name of a table's page and of its data: "table1", "followups"."""
+    return f"table{number}" if isinstance(number, int) else number
 
 
 def published_row(recipe: str, eps: float) -> dict[str, float] | None:
@@ -41,7 +54,7 @@ def published_row(recipe: str, eps: float) -> dict[str, float] | None:
 
     NaN is what the paper leaves out: Table 7 has clean accuracies alone.
     """
-    for number in numbers():
+    for number in tables():
         table = published(number)
         for row in table[table["recipe"] == recipe].to_dict("records"):
             if "test" in row and ("eps" not in row or parse_eps(row["eps"]) == eps):

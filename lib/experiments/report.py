@@ -7,7 +7,7 @@ import pandas as pd
 
 from lib.experiments.figures import plot_history, plot_radii
 from lib.experiments.markdown import claims_page, table_page
-from lib.experiments.published import PRINTED, numbers, published, published_row
+from lib.experiments.published import PRINTED, page_name, published, published_row, tables
 from lib.experiments.record import Record
 from lib.experiments.summary import MEASURES, difference, groups, rounded, rounded_down, summary
 from lib.recipes import load, names
@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 
-def table(number: int, results: str | Path) -> pd.DataFrame:
-    """A table of the paper, one row per budget at which the ledger has runs of the recipe, one row where it has none.
+def table(number: int | str, results: str | Path) -> pd.DataFrame:
+    """A table of the paper, or "followups": a row per budget at which the ledger has runs of the recipe, one if none.
 
     Columns: those that name the row in the paper (dataset, eps, method, ..., recipe); paper_X for each X it prints
     (clean, robust, certified; train; seconds per epoch); budget, subset, runs, seeds, images, our_flops, device,
@@ -89,13 +89,13 @@ def row(record: Record) -> pd.DataFrame:
 
 
 def write_tables(results: str | Path, folder: str | Path) -> list[Path]:
-    """Writes tableN.md for every table kept, table1-DATASET.md for its parts, and claims.md, into `folder`.
+    """Writes into `folder` tableN.md for every table kept, table1-DATASET.md for its parts, followups.md and claims.md.
 
     The same ledger gives the same bytes, and a number is in no page unless its record is in the ledger.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    frames = {f"table{number}": table(number, results) for number in numbers()}
+    frames = {page_name(number): table(number, results) for number in tables()}
     frames |= {f"table1-{name.lower()}": part for name, part in frames["table1"].groupby("dataset", sort=False)}
     pages = {f"{name}.md": table_page(frame) for name, frame in frames.items()}
     pages["claims.md"] = claims_page(claims(results))

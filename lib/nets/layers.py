@@ -85,6 +85,9 @@ def _mean_over_ranks(total: Tensor, samples: int) -> Tensor:
 class LInfDist(nn.Module):
     """A layer of distance neurons, y_k = ||x - w_k||_p + b_k, then the mean shift (Eq. 2, 3).
 
+    Attributes:
+        roundings: float32 roundings between an input and its output: one difference, and one of bias or mean shift.
+
     Args:
         in_features, out_features: widths d_in and d_out.
         bias: add b, which starts at 0 (the last layer of a net).
@@ -92,6 +95,8 @@ class LInfDist(nn.Module):
         identity: weights start as N(0, 1); where d_in <= d_out, entry (k, k mod d_in) then becomes -identity, so that
             each unit first copies an input: |x_k + 10| is the largest distance by far (Section 5.3). 0 leaves the draw.
     """
+
+    roundings = 2
 
     def __init__(
         self,
@@ -117,8 +122,7 @@ class LInfDist(nn.Module):
 
     def bounds(self, box: Box) -> Box:
         """Bounds at p = inf in evaluation mode, exact for each unit over the box (reference of Appendix B)."""
-        distances = Box(*linf_dist_bounds(box.lower.flatten(1), box.upper.flatten(1), self.weight))
-        return _finish_bounds(distances, self.bias, self.shift)
+        return self._finish_bounds(Box(*linf_dist_bounds(box.lower.flatten(1), box.upper.flatten(1), self.weight)))
 
     def offset(self) -> Tensor:
         """The most that bias and mean shift together move an output: max_k |b_k| + max_k |running_mean_k|."""
@@ -127,6 +131,9 @@ class LInfDist(nn.Module):
     def _finish(self, y: Tensor, p: float) -> Tensor:
         y = y if self.bias is None else y + self.bias
         return y if self.shift is None else self.shift(y, p)
+
+    def _finish_bounds(self, distances: Box) -> Box:
+        return _finish_bounds(distances, self.bias, self.shift)
 
 
 class LInfDistConv2d(nn.Module):
@@ -139,6 +146,8 @@ class LInfDistConv2d(nn.Module):
         bias, mean_shift, identity: as in `LInfDist`; the identity entry sits at the centre tap of channel k mod d_in
             where in_channels <= out_channels.
     """
+
+    roundings = 2
 
     def __init__(
         self,

@@ -5,105 +5,17 @@ import math
 from collections.abc import Iterable
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
+from lib.nets.base import DistanceNet, PlainNet
 from lib.nets.box import Box
 from lib.nets.head import MLPHead
-from lib.nets.layers import LInfDist, LInfDistConv2d, Normalize
+from lib.nets.layers import LInfDist, LInfDistConv2d
+from lib.nets.sortnet import SortNet
 from lib.recipes import Recipe
 
 
-class DistanceNet(nn.Module):
-    """What the nets share: normalisation, a stack of distance layers, and then a top that makes logits of it.
-
-    Attributes:
-        config: the arguments that build this net again, of plain types.
-        input_shape, num_classes, std: as given; std turns a radius in network units into one in pixels.
-        layers: the distance layers of the feature extractor f, without the top.
-    """
-
-    layers: nn.ModuleList
-
-    def __init__(
-        self,
-        input_shape: tuple[int, int, int],
-        num_classes: int,
-        mean: float | Iterable[float],
-        std: float,
-        identity: float,
-        **sizes: int,
-    ) -> None:
-        super().__init__()
-        channels = input_shape[0]
-        means = (float(mean),) * channels if isinstance(mean, int | float) else tuple(mean)
-        _check(num_classes=num_classes, **sizes)
-        if not (math.isfinite(std) and std > 0):
-            raise ValueError(f"std must be a positive number, got {std}")
-        if len(means) != channels:
-            raise ValueError(f"mean must be one number or {channels} (one per channel), got {len(means)}")
-        self.config = {"input_shape": list(input_shape), "num_classes": num_classes, "mean": list(means), "std": std}
-        self.config |= {"identity": identity, **sizes}
-        self.input_shape: tuple[int, int, int] = (input_shape[0], input_shape[1], input_shape[2])
-        self.num_classes = num_classes
-        self.std = std
-        self.normalize = Normalize(means, std)
-
-    def activations(self, x: Tensor, p: float = math.inf) -> list[Tensor]:
-        """The normalised input and the output of every layer of f, the features last.
-
-        Raises ValueError unless x is [B, C, H, W] with the net's own C, H, W.
-        """
-        self._check_shape("x", x)
-        outputs = [self.normalize(x)]
-        for layer in self._distance_layers():
-            outputs.append(layer(outputs[-1], p))
-        return outputs
-
-    def features(self, x: Tensor, p: float = math.inf) -> Tensor:
-        """f(x) [B, width]: the distance net below the top, not negated; x [B, C, H, W] in [0, 1]."""
-        return self.activations(x, p)[-1].flatten(1)
-
-    def feature_bounds(self, box: Box) -> Box:
-        """Bounds [B, width] of `features` at p = inf over a box of images, sound for float32 as executed.
-
-        Raises ValueError in training mode (the mean shift is no constant there) and for lower > upper.
-        """
-        if self.training:
-            raise ValueError("bounds need a net in evaluation mode, got one in training mode (call net.eval())")
-        self._check_shape("box", box.lower)
-        if not (box.lower <= box.upper).all():
-            raise ValueError("box must have lower <= upper everywhere, got a lower bound above its upper one, or NaN")
-        box = self.normalize.bounds(box)
-        for layer in self._distance_layers():
-            box = layer.bounds(box)
-        return box.map(lambda v: v.flatten(1))
-
-    def magnitude(self, activations: list[Tensor]) -> Tensor:
-        """max |v| [B] over all values executed on the way to the features, before and after every mean shift."""
-        sizes = [activations[0].flatten(1).abs().amax(1)]
-        for layer, output in zip(self._distance_layers(), activations[1:], strict=True):
-            sizes.append(output.flatten(1).abs().amax(1) + layer.offset())
-        return torch.stack(sizes).amax(0)
-
-    def distance_weights(self) -> list[nn.Parameter]:
-        """The weights of all distance neurons: what l_p decay acts on."""
-        return [layer.weight for layer in self._distance_layers()]
-
-    def other_parameters(self) -> list[nn.Parameter]:
-        """Every other parameter: biases and head."""
-        distance = {id(weight) for weight in self.distance_weights()}
-        return [parameter for parameter in self.parameters() if id(parameter) not in distance]
-
-    def _distance_layers(self) -> list[LInfDist | LInfDistConv2d]:
-        return cast(list[LInfDist | LInfDistConv2d], list(self.layers))
-
-    def _check_shape(self, name: str, x: Tensor) -> None:
-        if x.dim() != 4 or tuple(x.shape[1:]) != self.input_shape:
-            raise ValueError(f"{name} must be [B, {', '.join(map(str, self.input_shape))}], got {list(x.shape)}")
-
-
-class LInfDistNet(DistanceNet):
+class LInfDistNet(PlainNet):
     """The l_inf-dist net (Eq. 3, Table 5): depth distance layers, logits = -(output of the last).
 
     Args:
@@ -130,19 +42,6 @@ class LInfDistNet(DistanceNet):
         sizes = _sizes(input_shape, width, depth - 1)
         self.layers = _dense(sizes, identity)
         self.top = LInfDist(sizes[-1], num_classes, bias=True, mean_shift=False, identity=identity)
-
-    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
-        """x [B, C, H, W] in [0, 1] -> logits [B, K]."""
-        return -self.top(self.features(x, p), p)
-
-    def bounds(self, box: Box) -> Box:
-        """Bounds [B, K] of the logits at p = inf over a box of images; holds for every float32 execution."""
-        top = self.top.bounds(self.feature_bounds(box))
-        return Box(-top.upper, -top.lower)
-
-    def distance_weights(self) -> list[nn.Parameter]:
-        """The weights of all distance neurons, the top layer's included."""
-        return [*super().distance_weights(), self.top.weight]
 
 
 class LInfDistNetMLP(DistanceNet):
@@ -220,7 +119,7 @@ class ConvLInfDistNetMLP(DistanceNet):
         return self.head.bounds(self.feature_bounds(box))
 
 
-Net = LInfDistNet | LInfDistNetMLP | ConvLInfDistNetMLP
+Net = LInfDistNet | SortNet | LInfDistNetMLP | ConvLInfDistNetMLP
 
 
 def build(recipe: Recipe) -> Net:
@@ -230,16 +129,13 @@ def build(recipe: Recipe) -> Net:
     match recipe.model:
         case "linf-dist-net":
             return LInfDistNet(shape, classes, width=width, depth=recipe.depth, **common)
+        case "sortnet":
+            keep_prob = cast(float, recipe.keep_prob)
+            return SortNet(shape, classes, width=width, depth=recipe.depth, keep_prob=keep_prob, **common)
         case "linf-dist-net-mlp":
             return LInfDistNetMLP(shape, classes, width=width, depth=recipe.depth, hidden=recipe.hidden, **common)
         case "conv-linf-dist-net-mlp":
             return ConvLInfDistNetMLP(shape, classes, width=width, hidden=recipe.hidden, **common)
-
-
-def _check(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
 
 
 def _sizes(input_shape: tuple[int, int, int], width: int, hidden_layers: int) -> list[int]:

@@ -9,8 +9,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net
+from lib.nets.sortnet import SortNet
 
-_CLASSES = {cls.__name__: cls for cls in (LInfDistNet, LInfDistNetMLP, ConvLInfDistNetMLP)}
+_CLASSES = {cls.__name__: cls for cls in (LInfDistNet, SortNet, LInfDistNetMLP, ConvLInfDistNetMLP)}
 
 
 def save(net: Net, path: str | Path) -> None:

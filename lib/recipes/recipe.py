@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, get_type_hints
 
 from lib.recipes.values import number, refuse_unknown, typed
 
+_PLAIN = ("linf-dist-net", "sortnet")
 _RADII = ("eps_test", "eps_train", "theta")
 
 
@@ -30,10 +31,11 @@ class Recipe:
     mean: tuple[float, ...]  # per-channel mean of the pixels, which lie in [0, 1]
     std: float  # sigma, one standard deviation of the pixels for all channels
 
-    model: Literal["linf-dist-net", "linf-dist-net-mlp", "conv-linf-dist-net-mlp"]
+    model: Literal["linf-dist-net", "sortnet", "linf-dist-net-mlp", "conv-linf-dist-net-mlp"]
     width: int  # units of a hidden distance layer; convolution: channels of the first two
     depth: int  # distance layers; the plain net's top layer, of `classes` units, is one of them
     hidden: int  # units of the head's hidden layer; 0: no head (plain net)
+    keep_prob: float | None = None  # q, probability that a neuron sees an input in a training step (sortnet)
     identity: float  # identity-map initialisation puts minus this on the diagonal; 0: plain Gaussian
 
     loss: Literal["hinge", "ibp", "clipped-hinge"]
@@ -99,7 +101,7 @@ class Recipe:
         """Subtractions in distance layers and multiply-adds in affine layers, forward pass of one image."""
         channels, height, width = self.input_shape
         inputs = channels * height * width
-        if self.model == "linf-dist-net":
+        if self.model in _PLAIN:
             return _dense_flops(inputs, *[self.width] * (self.depth - 1), self.classes)
         if self.model == "linf-dist-net-mlp":
             return _dense_flops(inputs, *[self.width] * self.depth, self.hidden, self.classes)
@@ -143,6 +145,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "width": (_positive, "at least 1"),
     "depth": (_positive, "at least 1"),
     "hidden": (_not_negative, "at least 0"),
+    "keep_prob": (lambda q: 0.0 < q <= 1.0, "0 < keep_prob <= 1"),
     "identity": (_not_negative, "at least 0"),
     # a margin is at most twice the width of the pixel range
     "theta": (lambda theta: 0.0 < theta < 2.0, "0 < theta < 2 in pixel units"),
@@ -193,7 +196,10 @@ def _check_shapes(recipe: Recipe) -> None:
 
 
 def _check_model(recipe: Recipe) -> None:
-    plain = recipe.model == "linf-dist-net"
+    plain = recipe.model in _PLAIN
+    if (recipe.model == "sortnet") != (recipe.keep_prob is not None):
+        expected = "a number" if recipe.model == "sortnet" else "none"
+        raise ValueError(f"keep_prob is {recipe.keep_prob}, expected {expected} for model {recipe.model}")
     if plain != (recipe.hidden == 0):
         raise ValueError(
             f"hidden is {recipe.hidden}, expected {'0' if plain else 'at least 1'} for model {recipe.model}"

@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from lib.nets.base import PlainNet
 from lib.nets.box import Box
 from lib.nets.head import MLPHead
-from lib.nets.models import LInfDistNet, Net
+from lib.nets.models import Net
 from lib.recipes import parse_eps
 from lib.robustness.inputs import check_batch, evaluation_mode, pixel_box
 
@@ -40,7 +41,8 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
 
     "margin" (Fact 3.6): every logit of a distance net moves at most as far as its input, so f_y - max_i f_i >
         2 eps / sigma settles it; with a head, the head's intervals on the box f(x) +- eps / sigma (Section 6). Rounding
-        is paid for with 4 (L + 1) 2^-23 (max|v| + eps / sigma), v over all executed values.
+        is paid for with 2^-22 n (max|v| + eps / sigma), v over all executed values, n the roundings on the way to a
+        logit (`DistanceNet.roundings`): 2 (L + 1) behind L layers of l_inf-dist neurons.
     "interval" (Appendix B): the box of valid images within eps, pushed through every layer at p = inf; certified
         where the lower bound of logit y exceeds every other upper bound, by Eq. 21 where the last layer is linear.
 
@@ -140,9 +142,9 @@ def _radius(net: Net, x: Tensor, y: Tensor, proves: Proof) -> Tensor:
 def _execute(net: Net, x: Tensor) -> _Execution:
     activations = net.activations(x)
     features = activations[-1].flatten(1)
-    rate = 2 * (len(net.layers) + 2) * 2.0**-23  # L distance layers and perhaps a top one, plus the normalisation
+    rate = 2 * net.roundings() * 2.0**-24  # two executions, each rounding off at most 2^-24 of a value at a time
     slack = _Slack(rate * net.magnitude(activations).double(), rate)
-    return _Execution(features, slack, -net.top(features) if isinstance(net, LInfDistNet) else net.head(features))
+    return _Execution(features, slack, -net.top(features) if isinstance(net, PlainNet) else net.head(features))
 
 
 def _bisect(proved_at: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -155,7 +157,7 @@ def _bisect(proved_at: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def _proves_by_interval(net: Net, x: Tensor, y: Tensor, run: _Execution, radius: Tensor) -> Tensor:
     box = pixel_box(x, radius)
-    if isinstance(net, LInfDistNet):
+    if isinstance(net, PlainNet):
         return _separated(net.bounds(box), y)
     return _head_proves(net.head, net.feature_bounds(box), y)
 
@@ -172,20 +174,20 @@ def _head_proves(head: MLPHead, features: Box, y: Tensor) -> Tensor:
 
 
 def _proves_by_margin(net: Net, x: Tensor, y: Tensor, run: _Execution, radius: Tensor) -> Tensor:
-    if isinstance(net, LInfDistNet):
+    if isinstance(net, PlainNet):
         return _margin_radius(net, run, y) > radius
     return _head_proves_within(net.head, run, y, radius / net.std)
 
 
 def _margin_radius(net: Net, run: _Execution, y: Tensor) -> Tensor:
-    if isinstance(net, LInfDistNet):
+    if isinstance(net, PlainNet):
         return _closed_form_radius(net, run, y)
     head, std = net.head, net.std
     return _bisect(lambda radius: _head_proves_within(head, run, y, radius / std), run.features)
 
 
-def _closed_form_radius(net: LInfDistNet, run: _Execution, y: Tensor) -> Tensor:
-    """The largest e with margin > 2 e / sigma + 4 (L + 1) 2^-23 (max|v| + e / sigma), solved for e; at least 0."""
+def _closed_form_radius(net: PlainNet, run: _Execution, y: Tensor) -> Tensor:
+    """The largest e with margin > 2 e / sigma + 2^-22 n (max|v| + e / sigma), solved for e; at least 0."""
     logits, slack = run.logits.double(), run.slack
     size = torch.maximum(slack.constant / slack.rate, logits.abs().amax(1) + net.top.offset())
     rivals = logits.scatter(1, y[:, None], -math.inf).amax(1)

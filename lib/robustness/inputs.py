@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from lib.nets.base import DistanceNet
 from lib.nets.box import Box
-from lib.nets.models import DistanceNet
 
 
 def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:

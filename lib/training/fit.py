@@ -22,6 +22,7 @@ from torch import Tensor
 from lib.nets.models import Net
 from lib.recipes import Recipe
 from lib.training.callbacks import AtomicIO, History, Keeper, Progress, check_same_run, read_checkpoint
+from lib.training.center import center_
 from lib.training.data import Images, augment, batch, epoch_order, step_generator
 from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp, make_optimizer
@@ -101,6 +102,9 @@ def fit(
     checkpoint = read_checkpoint(path)
     if checkpoint["global_step"] < total:
         raise Unfinished(checkpoint["global_step"], total)
+    if recipe.keep_prob is not None:
+        center_(net.to(accelerator), train.to(accelerator))
+        net.cpu()
     rows: list[dict[str, float]] = checkpoint["history"]
     return rows
 
@@ -132,19 +136,22 @@ class _Training(L.LightningModule):
         step = self.global_step
         knobs = knobs_at(self.recipe, step / self.steps_per_epoch)
         self.optimizer.set_knobs(knobs.p, knobs.lr)
-        x, y, size = self._share(*divmod(step, self.steps_per_epoch))
-        if len(y):
-            logits, loss = self.objective(self.net, x, y, knobs)
-        else:
-            # a rank without images still takes part in the exchange of means and gradients
-            logits = self.net(x, knobs.p)
-            loss = logits.sum()
+        epoch, place = divmod(step, self.steps_per_epoch)
+        draws = step_generator(self.seed, epoch, place)
+        x, y, size = self._share(epoch, place, draws)
+        with _layers_draw_from(draws):
+            if len(y):
+                logits, loss = self.objective(self.net, x, y, knobs)
+            else:
+                # a rank without images still takes part in the exchange of means and gradients
+                logits = self.net(x, knobs.p)
+                loss = logits.sum() + sum(parameter.sum() for parameter in self.objective.parameters())
         correct = (logits.detach().argmax(1) == y).sum()
         tally = torch.stack([loss.detach().double() * len(y), correct.double()])
         # ranks average their gradients; the weight makes that the mean over all images of the batch
         return {"loss": loss * (len(y) * self.trainer.world_size / size), "tally": tally}
 
-    def _share(self, epoch: int, place: int) -> tuple[Tensor, Tensor, int]:
+    def _share(self, epoch: int, place: int, draws: torch.Generator) -> tuple[Tensor, Tensor, int]:
         """This rank's images and labels of batch `place` of an epoch, and the size of the whole batch."""
         if epoch != self.order_epoch:
             self.order_epoch = epoch
@@ -157,10 +164,18 @@ class _Training(L.LightningModule):
             crop_edge=self.recipe.crop_edge,
             flip=self.recipe.flip,
             size=self.recipe.input_shape[1:],
-            generator=step_generator(self.seed, epoch, place),
+            generator=draws,
         )
         mine = slice(self.global_rank, None, self.trainer.world_size)
         return x[mine], self.images.labels[indices][mine], len(indices)
+
+
+@contextmanager
+def _layers_draw_from(draws: torch.Generator) -> Iterator[None]:
+    """What layers draw from torch's own generator on the CPU goes on where `draws` stands; it comes back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.set_state(draws.get_state())
+        yield
 
 
 class _SpawnedDDP(DDPStrategy):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from lib.nets.models import DistanceNet
+from lib.nets.base import DistanceNet
 from lib.recipes import Recipe
 
 _FUSED = {"cpu", "cuda"}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lib.experiments import ledger, report
 from lib.experiments.markdown import best
-from lib.experiments.published import numbers, published, published_row
+from lib.experiments.published import FOLLOWUPS, numbers, published, published_row, tables
 from lib.experiments.record import Record, Table
 from lib.recipes import load, names
 
@@ -73,6 +73,16 @@ class TestPublished:
 
     def test_the_tables_with_accuracies_and_times_of_distance_nets_are_kept(self) -> None:
         assert numbers() == [1, 2, 3, 4, 7, 9]
+        assert tables() == [1, 2, 3, 4, 7, 9, "followups"]
+
+    def test_the_follow_ups_are_the_best_published_rows_of_these_nets(self) -> None:
+        assert published_row("mnist/linf-dist-net-v2", 0.3) == {"clean": 98.56, "robust": 94.73, "certified": 93.20}
+        assert published_row("cifar10/linf-dist-net-v2", 8 / 255) == {
+            "clean": 54.30,
+            "robust": 41.84,
+            "certified": 40.06,
+        }
+        assert published_row("mnist/linf-dist-net-v2", 0.1) is None
 
     @pytest.mark.parametrize("number", numbers())
     def test_every_row_of_a_distance_net_has_a_recipe_that_is_shipped(self, number: int) -> None:
@@ -88,8 +98,8 @@ class TestPublished:
         for paper in rows[rows["recipe"] != ""].to_dict("records"):
             assert float(f"{load(paper['recipe'], 'paper').flops:.3g}") == paper["flops"]
 
-    @pytest.mark.parametrize("number", [1, 2, 3, 9])
-    def test_printed_radii_are_those_of_the_recipes(self, number: int) -> None:
+    @pytest.mark.parametrize("number", [1, 2, 3, 9, FOLLOWUPS])
+    def test_printed_radii_are_those_of_the_recipes(self, number: int | str) -> None:
         rows = published(number)
         for paper in rows[rows["recipe"] != ""].to_dict("records"):
             assert published_row(paper["recipe"], load(paper["recipe"], "paper").eps_test) is not None
@@ -102,11 +112,11 @@ class TestPublished:
 
     @pytest.mark.parametrize("number", [0, 5, "1"])
     def test_another_table_is_refused(self, number: int) -> None:
-        with pytest.raises(ValueError, match=r"table is .*, expected one of 1, 2, 3, 4, 7, 9"):
+        with pytest.raises(ValueError, match=r"table is .*, expected one of 1, 2, 3, 4, 7, 9, followups"):
             report.table(number, "nowhere")
 
-    @pytest.mark.parametrize("number", [1, 2, 3, 9])
-    def test_printed_accuracies_are_ordered(self, number: int) -> None:
+    @pytest.mark.parametrize("number", [1, 2, 3, 9, FOLLOWUPS])
+    def test_printed_accuracies_are_ordered(self, number: int | str) -> None:
         for _, paper in published(number).iterrows():
             values = [value for value in (paper["certified"], paper["robust"], paper["test"]) if not math.isnan(value)]
             assert values == sorted(values)
@@ -226,8 +236,8 @@ class TestWriteTables:
 
 
 class TestEveryTable:
-    @pytest.mark.parametrize("number", numbers())
-    def test_each_of_its_recipes_shows_its_run(self, number: int, tmp_path: Path, make_run: Run) -> None:
+    @pytest.mark.parametrize("number", tables())
+    def test_each_of_its_recipes_shows_its_run(self, number: int | str, tmp_path: Path, make_run: Run) -> None:
         recipes = [name for name in published(number)["recipe"] if name]
         for name in recipes:
             ledger.write(*make_run(name, "paper", seed=7, n=20), tmp_path)

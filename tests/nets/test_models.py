@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from lib.nets.box import Box
 from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net, build
+from lib.nets.sortnet import SortNet
 from lib.recipes import load
 
 SHAPE = (2, 4, 4)
@@ -16,6 +17,7 @@ def nets() -> list[Net]:
     torch.manual_seed(0)
     made: list[Net] = [
         LInfDistNet(SHAPE, 5, width=20, depth=3, mean=(0.4, 0.6), std=0.25),
+        SortNet(SHAPE, 5, width=20, depth=3, keep_prob=0.7, mean=0.5, std=0.25),
         LInfDistNetMLP(SHAPE, 5, width=20, depth=2, hidden=16, mean=0.5, std=0.25),
         ConvLInfDistNetMLP(SHAPE, 5, width=4, hidden=16, std=0.5),
     ]
@@ -107,7 +109,7 @@ def test_shapes_of_table_8() -> None:
     assert shapes == [(128, 3), (128, 128), (256, 128), (256, 256), (256, 256), (512, 65536)]
 
 
-@pytest.mark.parametrize("name", ["digits/linf-dist-net", "digits/linf-dist-net-mlp"])
+@pytest.mark.parametrize("name", ["digits/linf-dist-net", "digits/linf-dist-net-mlp", "digits/sortnet"])
 def test_build_follows_the_recipe(name: str) -> None:
     recipe = load(name, "smoke")
     net = build(recipe)

@@ -7,10 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net
+from lib.nets.sortnet import SortNet
 from lib.nets.store import load, save
 
 NETS: list[Net] = [
     LInfDistNet((1, 4, 4), 3, width=8, depth=3, mean=0.1307, std=0.3081, identity=0.0),
+    SortNet((1, 4, 4), 3, width=12, depth=3, keep_prob=0.75, top_k=5),
     LInfDistNetMLP((1, 4, 4), 3, width=8, depth=2, hidden=5),
     ConvLInfDistNetMLP((3, 4, 4), 3, width=2, hidden=5, mean=(0.1, 0.2, 0.3)),
 ]

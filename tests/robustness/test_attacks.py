@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, multi_margin_loss
 
 from lib.nets.models import LInfDistNet, LInfDistNetMLP, Net
+from lib.nets.sortnet import SortNet
 from lib.robustness import attacks
 from lib.robustness.attacks import adversarial_images, robust_correct
 from lib.robustness.certify import certify
@@ -27,11 +28,12 @@ def sample() -> tuple[Tensor, Tensor]:
     return (centers[y] + 0.25 * torch.randn(63, *SHAPE, generator=generator)).clamp(0, 1), y
 
 
-@pytest.fixture(scope="module", params=[LInfDistNet, LInfDistNetMLP], ids=lambda c: c.__name__)
+@pytest.fixture(scope="module", params=[LInfDistNet, SortNet, LInfDistNetMLP], ids=lambda c: c.__name__)
 def net(request: pytest.FixtureRequest, sample: tuple[Tensor, Tensor]) -> Net:
     """A net with margins on both sides of 2 EPS."""
     torch.manual_seed(1)
-    net = request.param(SHAPE, 3, width=24, depth=2, mean=0.4, std=0.3)
+    sizes = {"keep_prob": 0.8} if request.param is SortNet else {}
+    net = request.param(SHAPE, 3, width=24, depth=2, mean=0.4, std=0.3, **sizes)
     return fitted(net, *sample, 1.0)
 
 

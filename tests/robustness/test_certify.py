@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lib.nets.layers import LInfDist
 from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net
+from lib.nets.sortnet import SortNet
 from lib.robustness.certify import Certificate, certified_radius, certify
 from lib.robustness.inputs import evaluation_mode, pixel_box
 
@@ -37,10 +38,14 @@ def sample() -> tuple[Tensor, Tensor]:
     return (centers[y] + 0.25 * torch.randn(60, *SHAPE)).clamp(0, 1), y
 
 
-@pytest.fixture(scope="module", params=[LInfDistNet, LInfDistNetMLP, ConvLInfDistNetMLP], ids=lambda c: c.__name__)
+NETS = [LInfDistNet, SortNet, LInfDistNetMLP, ConvLInfDistNetMLP]
+
+
+@pytest.fixture(scope="module", params=NETS, ids=lambda c: c.__name__)
 def net(request: pytest.FixtureRequest, sample: tuple[Tensor, Tensor]) -> Net:
     torch.manual_seed(1)
     sizes = {"width": 4, "hidden": 16} if request.param is ConvLInfDistNetMLP else {"width": 24, "depth": 2}
+    sizes |= {"keep_prob": 0.8} if request.param is SortNet else {}
     return fitted(request.param(SHAPE, 3, mean=0.4, std=0.3, **sizes), *sample)
 
 

@@ -29,7 +29,8 @@ from lib.training.losses import clipped_hinge_loss, hinge_loss, ibp_loss
 from lib.training.optim import AdamLp
 from lib.training.schedules import knobs_at
 
-PLAIN, COMPOSITE, CLIPPED = "digits/linf-dist-net", "digits/linf-dist-net-mlp", "digits/linf-dist-net-v2"
+PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"
+CLIPPED, SORTED = "digits/linf-dist-net-v2", "digits/sortnet"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -156,6 +157,17 @@ class TestARunIsAFunctionOfRecipeAndSeed:
         assert_same(first, second)
         assert without_seconds(history) == without_seconds(again)
 
+    def test_sortnet_leaves_inputs_out_by_seed_and_step_and_is_centred_as_evaluated(self, tmp_path: Path) -> None:
+        recipe = tiny(SORTED, width=40)
+        net, _ = train(recipe, tmp_path / "a")
+        again, _ = train(recipe, tmp_path / "b")
+        assert_same(net, again)
+        other, _ = train(recipe, tmp_path / "c", seed=1)
+        assert any((state(other)[name] != value).any() for name, value in state(net).items())
+        data = images(recipe)
+        features = net.features(batch(data, torch.arange(len(data))))
+        torch.testing.assert_close(features.mean(0), torch.zeros(40), atol=1e-5, rtol=0)
+
     def test_another_seed_gives_another_net(self, tmp_path: Path) -> None:
         first, _ = train(tiny(), tmp_path / "a")
         second, _ = train(tiny(), tmp_path / "b", seed=1)
@@ -209,7 +221,7 @@ class TestHistory:
 
 @pytest.mark.usefixtures("save_every_step")
 class TestResume:
-    @pytest.mark.parametrize("name", [PLAIN, COMPOSITE, CLIPPED])
+    @pytest.mark.parametrize("name", [PLAIN, COMPOSITE, CLIPPED, SORTED])
     @pytest.mark.parametrize("step", [1, 4, 6, 11], ids="killed before step {}".format)
     def test_a_run_killed_at_any_step_ends_like_an_undisturbed_one(
         self, name: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

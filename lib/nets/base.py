@@ -1,0 +1,136 @@
+"""What all nets share: normalisation, a stack of distance layers, a top, and how values and boxes pass through."""
+
+import math
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from lib.nets.box import Box
+from lib.nets.layers import LInfDist, LInfDistConv2d, Normalize
+
+
+class DistanceNet(nn.Module):
+    """What the nets share: normalisation, a stack of distance layers, and then a top that makes logits of it.
+
+    Attributes:
+        config: the arguments that build this net again, of plain types.
+        input_shape, num_classes, std: as given; std turns a radius in network units into one in pixels.
+        layers: the distance layers of the feature extractor f, without the top.
+    """
+
+    layers: nn.ModuleList
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        mean: float | Iterable[float],
+        std: float,
+        identity: float,
+        **sizes: int,
+    ) -> None:
+        super().__init__()
+        channels = input_shape[0]
+        means = (float(mean),) * channels if isinstance(mean, int | float) else tuple(mean)
+        _check(num_classes=num_classes, **sizes)
+        if not (math.isfinite(std) and std > 0):
+            raise ValueError(f"std must be a positive number, got {std}")
+        if len(means) != channels:
+            raise ValueError(f"mean must be one number or {channels} (one per channel), got {len(means)}")
+        self.config = {"input_shape": list(input_shape), "num_classes": num_classes, "mean": list(means), "std": std}
+        self.config |= {"identity": identity, **sizes}
+        self.input_shape: tuple[int, int, int] = (input_shape[0], input_shape[1], input_shape[2])
+        self.num_classes = num_classes
+        self.std = std
+        self.normalize = Normalize(means, std)
+
+    def activations(self, x: Tensor, p: float = math.inf) -> list[Tensor]:
+        """The normalised input and the output of every layer of f, the features last.
+
+        Raises ValueError unless x is [B, C, H, W] with the net's own C, H, W.
+        """
+        self._check_shape("x", x)
+        outputs = [self.normalize(x)]
+        for layer in self._distance_layers():
+            outputs.append(layer(outputs[-1], p))
+        return outputs
+
+    def features(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """f(x) [B, width]: the distance net below the top, not negated; x [B, C, H, W] in [0, 1]."""
+        return self.activations(x, p)[-1].flatten(1)
+
+    def feature_bounds(self, box: Box) -> Box:
+        """Bounds [B, width] of `features` at p = inf over a box of images, sound for float32 as executed.
+
+        Raises ValueError in training mode (the mean shift is no constant there) and for lower > upper.
+        """
+        if self.training:
+            raise ValueError("bounds need a net in evaluation mode, got one in training mode (call net.eval())")
+        self._check_shape("box", box.lower)
+        if not (box.lower <= box.upper).all():
+            raise ValueError("box must have lower <= upper everywhere, got a lower bound above its upper one, or NaN")
+        box = self.normalize.bounds(box)
+        for layer in self._distance_layers():
+            box = layer.bounds(box)
+        return box.map(lambda v: v.flatten(1))
+
+    def magnitude(self, activations: list[Tensor]) -> Tensor:
+        """max |v| [B] over all values executed on the way to the features, before and after every mean shift."""
+        sizes = [activations[0].flatten(1).abs().amax(1)]
+        for layer, output in zip(self._distance_layers(), activations[1:], strict=True):
+            sizes.append(output.flatten(1).abs().amax(1) + layer.offset())
+        return torch.stack(sizes).amax(0)
+
+    def roundings(self) -> int:
+        """How many float32 roundings, at most, an executed feature or plain logit carries from the input on.
+
+        Two in the normalisation, then those of every distance layer.
+        """
+        return 2 + sum(layer.roundings for layer in self._distance_layers())
+
+    def distance_weights(self) -> list[nn.Parameter]:
+        """The weights of all distance neurons: what l_p decay acts on."""
+        return [layer.weight for layer in self._distance_layers()]
+
+    def other_parameters(self) -> list[nn.Parameter]:
+        """Every other parameter: biases and head."""
+        distance = {id(weight) for weight in self.distance_weights()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in distance]
+
+    def _distance_layers(self) -> list[LInfDist | LInfDistConv2d]:
+        return cast(list[LInfDist | LInfDistConv2d], list(self.layers))
+
+    def _check_shape(self, name: str, x: Tensor) -> None:
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.input_shape:
+            raise ValueError(f"{name} must be [B, {', '.join(map(str, self.input_shape))}], got {list(x.shape)}")
+
+
+class PlainNet(DistanceNet):
+    """A net whose top is a distance layer too: logits = -(output of the top), each 1-Lipschitz at p = inf (Eq. 3)."""
+
+    top: LInfDist
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """x [B, C, H, W] in [0, 1] -> logits [B, K]."""
+        return -self.top(self.features(x, p), p)
+
+    def bounds(self, box: Box) -> Box:
+        """Bounds [B, K] of the logits at p = inf over a box of images; holds for every float32 execution."""
+        top = self.top.bounds(self.feature_bounds(box))
+        return Box(-top.upper, -top.lower)
+
+    def roundings(self) -> int:
+        """As in `DistanceNet`, the top layer's included."""
+        return super().roundings() + self.top.roundings
+
+    def distance_weights(self) -> list[nn.Parameter]:
+        """The weights of all distance neurons, the top layer's included."""
+        return [*super().distance_weights(), self.top.weight]
+
+
+def _check(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")

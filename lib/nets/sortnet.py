@@ -1,0 +1,124 @@
+"""SortNet (NeurIPS 2022): neurons that weigh the largest distances, trained by leaving inputs out, never by sorting."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from lib.nets.base import PlainNet
+from lib.nets.box import Box
+from lib.nets.layers import LInfDist
+from lib.ops import lp_dist
+from lib.ops.order import sort_dist, sort_dist_bounds
+
+GROUP = 32  # samples that share one draw of inputs
+
+
+class SortLinear(LInfDist):
+    """A layer of SortNet neurons, y_o = sum_k c_k |x - w_o|_(k) + b_o over sorted distances, then the mean shift.
+
+    c_k = q (1 - q)^(k-1) / (1 - (1-q)^K), k = 1..K: nonnegative of sum 1, so a neuron is 1-Lipschitz in l_inf like the
+    distance itself, which is q = 1. In training no neuron sorts: each input is kept with probability q, and the largest
+    of the kept distances has the expectation sum_k q (1-q)^(k-1) |x - w|_(k). Samples share their kept inputs in groups
+    of `GROUP`; how many are kept is drawn once for all groups, from torch's generator like any dropout.
+
+    At finite p training takes the l_p distance over the kept inputs. In evaluation it is q^(1/p) ||x - w||_p, whose
+    p-th power is the mean of that: a smooth companion for attacks. Certificates speak of p = inf.
+
+    Args:
+        in_features, out_features, bias, mean_shift, identity: as in `LInfDist`.
+        keep_prob: q, 0 < q <= 1.
+        top_k: K, the order statistics that count in evaluation, at most in_features.
+    """
+
+    coefficients: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        keep_prob: float,
+        top_k: int = 10,
+        bias: bool = False,
+        mean_shift: bool = True,
+        identity: float = 10.0,
+    ) -> None:
+        super().__init__(in_features, out_features, bias=bias, mean_shift=mean_shift, identity=identity)
+        if not 0 < keep_prob <= 1:
+            raise ValueError(f"keep_prob must lie in (0, 1], got {keep_prob}")
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        self.keep_prob = keep_prob
+        self.register_buffer("coefficients", _coefficients(keep_prob, min(top_k, in_features)), persistent=False)
+
+    @property
+    def roundings(self) -> int:  # type: ignore[override]
+        """One of a difference, K of products and K - 1 of sums at most, one of bias or mean shift, one to spare."""
+        return 2 * len(self.coefficients) + 2
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """x [B, ...] of d_in features in all -> [B, d_out]; ValueError where the features do not match."""
+        return self._finish(self._distances(x.flatten(1), p), p)
+
+    def bounds(self, box: Box) -> Box:
+        """Bounds at p = inf in evaluation mode, exact for each unit over the box."""
+        lower, upper = box.lower.flatten(1), box.upper.flatten(1)
+        return self._finish_bounds(Box(*sort_dist_bounds(lower, upper, self.weight, self.coefficients)))
+
+    def _distances(self, x: Tensor, p: float) -> Tensor:
+        if self.training:
+            return self._of_kept_inputs(x, p)
+        if math.isinf(p):
+            return sort_dist(x, self.weight, self.coefficients)
+        return self.keep_prob ** (1 / p) * lp_dist(x, self.weight, p)
+
+    def _of_kept_inputs(self, x: Tensor, p: float) -> Tensor:
+        features = x.shape[1]
+        count = max(1, int((torch.rand(features) < self.keep_prob).sum()))
+        groups = []
+        for group in x.split(GROUP):
+            kept = torch.randperm(features)[:count].to(x.device)
+            groups.append(lp_dist(group[:, kept], self.weight[:, kept], p))
+        return torch.cat(groups)
+
+
+def _coefficients(q: float, count: int) -> Tensor:
+    """c [count] in float32, every one rounded down, so that their sum is at most 1 in real arithmetic."""
+    exact = [q * (1 - q) ** k / (1 - (1 - q) ** count) for k in range(count)]
+    c = torch.tensor(exact, dtype=torch.float64)
+    return torch.where(c.float().double() <= c, c.float(), torch.nextafter(c.float(), torch.zeros(())))
+
+
+class SortNet(PlainNet):
+    """The l_inf-dist net with SortNet neurons behind its first layer: depth layers, logits = -(output of the last).
+
+    The first layer, which sees pixels, takes the whole maximum (q = 1), as in the released code.
+
+    Args:
+        input_shape, num_classes, width, depth, mean, std, identity: as in `LInfDistNet`.
+        keep_prob, top_k: as in `SortLinear`.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        width: int,
+        depth: int,
+        keep_prob: float,
+        top_k: int = 10,
+        mean: float | Iterable[float] = 0.0,
+        std: float = 1.0,
+        identity: float = 10.0,
+    ) -> None:
+        super().__init__(input_shape, num_classes, mean, std, identity, width=width, depth=depth)
+        self.config |= {"keep_prob": keep_prob, "top_k": top_k}
+        neuron = {"keep_prob": keep_prob, "top_k": top_k, "identity": identity}
+        pixels = math.prod(input_shape)
+        hidden = [LInfDist(pixels, width, identity=identity)] if depth > 1 else []
+        hidden += [SortLinear(width, width, **neuron) for _ in range(depth - 2)]
+        self.layers = nn.ModuleList(hidden)
+        self.top = SortLinear(width if depth > 1 else pixels, num_classes, bias=True, mean_shift=False, **neuron)

@@ -1,0 +1,164 @@
+"""Weighted order statistics: kernels against PyTorch, gradients, bounds, contracts, and what they refuse."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lib.ops.order import sort_dist, sort_dist_bounds
+
+SHAPES = [(1, 1, 1), (7, 33, 9), (63, 12, 17), (3, 500, 10), (0, 5, 4), (4, 5, 0)]
+
+
+def draw(batch: int, features: int, outputs: int, seed: int = 0, count: int = 10) -> tuple[Tensor, Tensor, Tensor]:
+    """x [B, I], w [O, I], c [K] in float32, c falling with sum 1."""
+    generator = torch.Generator().manual_seed(seed)
+    c = 0.3 ** torch.arange(min(count, features)).float()
+    x, w = (torch.randn(rows, features, generator=generator) for rows in (batch, outputs))
+    return x, w, c / c.sum()
+
+
+def sorted_by_hand(t: Tensor, c: Tensor) -> Tensor:
+    """sum_k c_k t_(k) over the last axis, added in the order of k as the operation does."""
+    falling = t.sort(-1, descending=True).values[..., : len(c)]
+    y = falling[..., 0] * c[0]
+    for k in range(1, len(c)):
+        y = y + falling[..., k] * c[k]
+    return y
+
+
+class TestValues:
+    def test_a_neuron_by_hand(self) -> None:
+        x, w = torch.tensor([[1.0, -2.0, 0.5]]), torch.tensor([[0.0, 1.0, 0.0]])  # distances 1, 3, 0.5
+        assert sort_dist(x, w, torch.tensor([0.7, 0.2, 0.1])).item() == pytest.approx(0.7 * 3 + 0.2 * 1 + 0.1 * 0.5)
+        assert sort_dist(x, w, torch.tensor([1.0])).item() == 3
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_it_is_the_sorted_sum_bit_for_bit(self, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+        x, w, c = (t.to(dtype) for t in draw(*shape))
+        assert torch.equal(sort_dist(x, w, c), sorted_by_hand((x[:, None] - w).abs(), c))
+
+    def test_more_terms_than_the_kernels_keep_are_sorted_by_pytorch(self) -> None:
+        x, w, c = draw(5, 40, 6, count=25)
+        assert torch.equal(sort_dist(x, w, c), sorted_by_hand((x[:, None] - w).abs(), c))
+
+    def test_ties_count_as_often_as_they_occur(self) -> None:
+        x, w = torch.tensor([[2.0, -2.0, 2.0, 1.0]]), torch.zeros(1, 4)
+        assert sort_dist(x, w, torch.tensor([0.5, 0.25, 0.125, 0.125])).item() == 2 * 0.875 + 0.125
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_what_is_not_finite_is_not_hidden(self, bad: float) -> None:
+        x, w, c = draw(3, 20, 4)
+        x[1, 7] = bad
+        y = sort_dist(x, w, c)
+        assert not y[1].isfinite().any()
+        assert y[::2].isfinite().all()
+
+
+class TestGradients:
+    def test_they_agree_with_finite_differences(self) -> None:
+        x, w, c = (t.double() for t in draw(3, 6, 4, count=3))
+        assert torch.autograd.gradcheck(
+            lambda x, w: sort_dist(x, w, c), (x.clone().requires_grad_(), w.clone().requires_grad_())
+        )
+
+    def test_a_neuron_by_hand(self) -> None:
+        x = torch.tensor([[1.0, -2.0, 0.5, 0.0]], requires_grad=True)
+        w = torch.tensor([[0.0, 1.0, 0.0, 0.0]], requires_grad=True)
+        sort_dist(x, w, torch.tensor([0.6, 0.3])).sum().backward()
+        assert x.grad is not None and w.grad is not None
+        assert x.grad.tolist() == [[pytest.approx(0.3), pytest.approx(-0.6), 0, 0]]
+        assert torch.equal(w.grad, -x.grad)
+
+    @pytest.mark.parametrize("shape", [(7, 33, 9), (63, 12, 17), (3, 500, 10)])
+    def test_the_kernels_agree_with_pytorch(self, shape: tuple[int, int, int]) -> None:
+        x, w, c = draw(*shape)
+        grads = []
+        for dtype in (torch.float32, torch.float64):
+            a, b = x.detach().to(dtype).requires_grad_(), w.detach().to(dtype).requires_grad_()
+            sort_dist(a, b, c.to(dtype)).square().sum().backward()
+            grads.append((a.grad, b.grad))
+        for kernel, exact in zip(*grads, strict=True):
+            torch.testing.assert_close(kernel.double(), exact, rtol=1e-5, atol=1e-5)
+
+    def test_tied_distances_share_their_places_among_them(self) -> None:
+        x = torch.tensor([[2.0, -2.0, 2.0, 1.0]], requires_grad=True)
+        sort_dist(x, torch.zeros(1, 4), torch.tensor([0.5, 0.25, 0.125, 0.125])).sum().backward()
+        assert x.grad is not None
+        assert sorted(x.grad.abs()[0].tolist()) == [0.125, 0.125, 0.25, 0.5]
+        assert (x.grad.sign() == x.sign()).all()
+
+
+class TestBounds:
+    @settings(max_examples=40, deadline=None)
+    @given(seed=st.integers(0, 2**31), features=st.integers(1, 40), width=st.floats(0, 2))
+    def test_no_point_of_the_box_leaves_them_and_they_are_attained(
+        self, seed: int, features: int, width: float
+    ) -> None:
+        x, w, c = draw(5, features, 6, seed)
+        generator = torch.Generator().manual_seed(seed)
+        lower, upper = x - width * torch.rand(x.shape, generator=generator), x + width
+        least, greatest = sort_dist_bounds(lower, upper, w, c)
+        for _ in range(20):
+            inside = torch.lerp(lower, upper, torch.rand(x.shape, generator=generator)).clamp(lower, upper)
+            y = sort_dist(inside, w, c)
+            assert (least <= y).all() and (y <= greatest).all()
+        for o in range(len(w)):
+            nearest = w[o].clamp(lower, upper)
+            farthest = torch.where((lower - w[o]).abs() > (upper - w[o]).abs(), lower, upper)
+            assert torch.equal(sort_dist(nearest, w[o : o + 1], c)[:, 0], least[:, o])
+            assert torch.equal(sort_dist(farthest, w[o : o + 1], c)[:, 0], greatest[:, o])
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_the_kernels_agree_with_pytorch_bit_for_bit(self, shape: tuple[int, int, int]) -> None:
+        x, w, c = draw(*shape)
+        lower, upper = x - 0.3, x + 0.2
+        least, greatest = sort_dist_bounds(lower, upper, w, c)
+        from_low, from_high = lower[:, None] - w, upper[:, None] - w
+        assert torch.equal(least, sorted_by_hand(torch.maximum(from_low, -from_high).clamp(min=0), c))
+        assert torch.equal(greatest, sorted_by_hand(torch.maximum(from_low.abs(), from_high.abs()), c))
+
+
+class TestContracts:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_opcheck_passes_forward_and_backward(self, dtype: torch.dtype) -> None:
+        x, w, c = (t.to(dtype) for t in draw(3, 5, 4, count=3))
+        arguments = (x.clone().requires_grad_(), w.clone().requires_grad_(), c)
+        torch.library.opcheck(torch.ops.linf_dist_book.sort_dist.default, arguments)
+        y, values = torch.ops.linf_dist_book.sort_dist(x, w, c)
+        backward = torch.ops.linf_dist_book.sort_dist_backward.default
+        torch.library.opcheck(backward, (torch.ones_like(y), x, w, values, c, True, False))
+
+    def test_results_do_not_depend_on_the_number_of_threads(self) -> None:
+        x, w, c = draw(63, 100, 33)
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            one = sort_dist(x, w, c)
+        finally:
+            torch.set_num_threads(threads)
+        assert torch.equal(sort_dist(x, w, c), one)
+
+    @pytest.mark.parametrize(
+        ("x", "w", "c", "sentence"),
+        [
+            ((3,), (4, 3), (2,), r"x \[B, I\] and w \[O, I\] must be matrices"),
+            ((2, 3), (4, 5), (2,), r"same number of features, got \[2, 3\] and \[4, 5\]"),
+            ((2, 3), (4, 3), (4,), r"1 <= K <= 3, the number of features, got \[4\]"),
+            ((2, 3), (4, 3), (0,), r"1 <= K <= 3"),
+        ],
+    )
+    def test_shapes_that_do_not_match_are_refused(
+        self, x: tuple[int, ...], w: tuple[int, ...], c: tuple[int, ...], sentence: str
+    ) -> None:
+        with pytest.raises(ValueError, match=sentence):
+            sort_dist(torch.zeros(x), torch.zeros(w), torch.zeros(c))
+
+    def test_mixed_dtypes_and_boxes_of_two_shapes_are_refused(self) -> None:
+        x, w, c = draw(2, 3, 4)
+        with pytest.raises(TypeError, match="must share one floating dtype and one device"):
+            sort_dist(x.double(), w, c)
+        with pytest.raises(ValueError, match=r"lower and upper must agree in shape, got \[2, 3\] and \[1, 3\]"):
+            sort_dist_bounds(x, x[:1], w, c)
