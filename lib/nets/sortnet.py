@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +117,7 @@ class SortNet(PlainNet):
     ) -> None:
         super().__init__(input_shape, num_classes, mean, std, identity, width=width, depth=depth)
         self.config |= {"keep_prob": keep_prob, "top_k": top_k}
-        neuron = {"keep_prob": keep_prob, "top_k": top_k, "identity": identity}
+        neuron: dict[str, Any] = {"keep_prob": keep_prob, "top_k": top_k, "identity": identity}
         pixels = math.prod(input_shape)
         hidden = [LInfDist(pixels, width, identity=identity)] if depth > 1 else []
         hidden += [SortLinear(width, width, **neuron) for _ in range(depth - 2)]

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lib.nets.base import DistanceNet
 from lib.nets.box import Box
 from lib.nets.layers import LInfDist, MeanShift
-from lib.nets.models import DistanceNet, LInfDistNet
+from lib.nets.models import LInfDistNet
 
 
 class BatchNorm(MeanShift):

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from lib.nets.models import DistanceNet, LInfDistNet
+from lib.nets.base import DistanceNet
+from lib.nets.models import LInfDistNet
 
 
 def half_margin(net: DistanceNet, x: Tensor, y: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from lib.nets.models import DistanceNet
+from lib.nets.base import DistanceNet
 
 STRIDE = 0.05  # how far one ascent moves a pair, pixels
 ROUNDING = 2.0**-36  # of the largest value executed: more than float64 can add to a difference of two logits
