@@ -6,10 +6,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from lib.nets.base import PlainNet
 from lib.nets.box import Box
 from lib.nets.head import MLPHead
 from lib.nets.layers import LInfDist
-from lib.nets.models import LInfDistNet, Net
+from lib.nets.models import Net
 from lib.robustness.inputs import evaluation_mode, pixel_box
 
 
@@ -38,7 +39,7 @@ def follow(net: Net, box: Box) -> list[tuple[str, Box]]:
         for number, layer in enumerate(net.layers, start=1):
             boxes.append((f"layer {number}", cast(LInfDist, layer).bounds(boxes[-1][1])))
         last = boxes[-1][1].map(lambda v: v.flatten(1))
-        if isinstance(net, LInfDistNet):
+        if isinstance(net, PlainNet):
             top = net.top.bounds(last)
             return [*boxes, ("logits", Box(-top.upper, -top.lower))]
         hidden = net.head.fc1.bounds(last)
@@ -59,7 +60,7 @@ def worst_leads(net: Net, x: Tensor, y: Tensor, eps: float) -> Leads:
     """
     reach = eps / net.std
     with torch.no_grad(), evaluation_mode(net):
-        if isinstance(net, LInfDistNet):
+        if isinstance(net, PlainNet):
             logits = net(x)
             margin = smallest_lead(Box(logits, logits), y) - 2 * reach
             rest = [smallest_lead(net.bounds(pixel_box(x, eps, clip=clip)), y) for clip in (False, True)]
