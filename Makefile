@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit("Python is %d.%d, expected 3.11 to 3.13: make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(CLEAR) .venv
 	@rm -f $(READY)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[book,test]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[book,sweep,test]'
 	@touch $(READY)
 
 run: $(READY)  ## one row end to end on real digits: train, certify, attack, compare

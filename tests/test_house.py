@@ -101,7 +101,9 @@ def versions() -> dict[str, str]:
 
 def requirements() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    return [Requirement(text) for text in [*PROJECT["dependencies"], *extras["book"], *extras["test"]]]
+    return [
+        Requirement(text) for text in [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]
+    ]
 
 
 @pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)

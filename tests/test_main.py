@@ -1,5 +1,6 @@
 """The command line: what it prints, and with which exit status."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from lib.__main__ import STOPPED, main
+from lib.experiments import ledger
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_run_writes_a_record_and_prints_its_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,6 +27,37 @@ def test_run_out_of_time_says_so_with_its_own_status(tmp_path: Path, capsys: pyt
     words = ["run", "digits/linf-dist-net", "--budget", "smoke", "--results", str(tmp_path), "--max-minutes", "1e-6"]
     assert main(words) == STOPPED
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_run_in_slices_ends_at_the_record_of_a_run_in_one_piece(tmp_path: Path) -> None:
+    words = ["run", "digits/linf-dist-net", "--budget", "smoke", "--device", "cpu", "--set", "width=16", "--results"]
+    statuses = [main([*words, str(tmp_path / "sliced"), "--max-minutes", "0.002"])]
+    while statuses[-1] == STOPPED and len(statuses) < 100:
+        statuses.append(main([*words, str(tmp_path / "sliced"), "--max-minutes", "0.002"]))
+    assert len(statuses) > 2 and statuses[-1] == 0
+    assert main([*words, str(tmp_path / "whole")]) == 0
+    sliced, whole = (next(ledger.records(tmp_path / name)) for name in ("sliced", "whole"))
+    assert (sliced.clean, sliced.certified, sliced.robust_strong) == (whole.clean, whole.certified, whole.robust_strong)
+    assert [row["loss"] for row in sliced.history] == [row["loss"] for row in whole.history]
+
+
+def test_a_run_that_is_killed_goes_on_in_the_next_call(tmp_path: Path) -> None:
+    words = ["run", "digits/linf-dist-net", "--budget", "smoke", "--device", "cpu", "--results", str(tmp_path)]
+    kill = (
+        "import os, signal, sys, lib.__main__ as m, lib.training.fit as fit\n"
+        "fit.knobs_at = lambda recipe, progress, old=fit.knobs_at:"
+        " os.kill(os.getpid(), signal.SIGKILL) if progress > 1.5 else old(recipe, progress)\n"
+        "import lib.training.callbacks as callbacks; callbacks.CHECKPOINT_SECONDS = 0.0\n"
+        "callbacks.CHECKPOINT_SHARE = 1e9\n"
+        f"sys.exit(m.main({words!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", kill], capture_output=True, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
+    assert not list(tmp_path.rglob("*.json"))
+    assert main(words) == 0
+    (record,) = ledger.records(tmp_path)
+    assert len(record.history) == record.recipe.epochs and not checkpoint.exists()
 
 
 def test_table_prints_the_papers_rows_whatever_the_ledger_holds(

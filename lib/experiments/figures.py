@@ -8,13 +8,15 @@ from lib.experiments.published import published_row
 from lib.experiments.record import Record, Table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CERTIFIED, ATTACKED, PAPER = "#0072b2", "#d55e00", "#333333"
 
 _STYLE = {
-    "figure.dpi": 110,
+    "figure.dpi": 84,
     "figure.constrained_layout.use": True,
     "font.size": 10,
     "axes.titlesize": 11,
@@ -34,8 +36,7 @@ def plot_radii(record: Record, table: Table) -> "Figure":
     The true robust accuracy lies between the two curves. The paper's numbers are marked where it has this row.
     """
     figure, (axes,) = _figure(1, height=4.2)
-    edges = np.concatenate([[0.0], np.unique(table.radius[table.radius > 0])])
-    proved = 100 * (len(table.radius) - np.searchsorted(np.sort(table.radius), edges, side="right")) / record.n
+    edges, proved = _proved(table)
     axes.step(edges, proved, where="post", color=CERTIFIED, label="certified by margin (lower bound)")
     order = np.argsort(table.radii)
     survived = 100 * table.survived[:, order].mean(axis=0)
@@ -47,10 +48,12 @@ def plot_radii(record: Record, table: Table) -> "Figure":
         axes.plot(record.eps, percent, "D", color=CERTIFIED, label="certified by intervals")
     _mark_paper(axes, record)
     axes.axvline(record.eps, color="#999999", linewidth=0.9, linestyle=":")
-    axes.set(xlim=(0, 1.03 * max(edges[-1], table.radii.max(initial=record.eps))), ylim=(0, 102))
+    axes.set(xlim=(0, 1.03 * max(edges[-1], table.radii.max(initial=record.eps))))
+    axes.set(ylim=(0, min(102, 1.5 * max(np.max(line.get_ydata()) for line in axes.lines[:-1]))))
     axes.set(xlabel="radius eps (pixels, full range = 1)", ylabel="accuracy (%)")
     axes.set_title(_title(record), loc="left")
-    axes.legend(loc="lower left", frameon=False)
+    # clear of curves that begin high, and of those that begin low
+    axes.legend(loc="lower left" if proved[0] > 60 else "upper right", frameon=False)
     return figure
 
 
@@ -73,12 +76,54 @@ def plot_history(record: Record) -> "Figure":
     return figure
 
 
-def _figure(rows: int, height: float) -> tuple["Figure", "list[Axes]"]:
+def plot_runs(runs: "Sequence[tuple[Record, Table]]") -> "Figure":
+    """Several runs beside each other: training accuracy against the epoch, certified accuracy against the radius."""
+    figure, (training, certified) = _figure(2, height=6.4, shared=False)
+    for (record, table), color in zip(runs, (CERTIFIED, ATTACKED, PAPER), strict=False):
+        training.plot(
+            _column(record, "epoch"), 100 * _column(record, "accuracy"), color=color, label=record.recipe.name
+        )
+        edges, proved = _proved(table)
+        certified.step(edges, proved, where="post", color=color, label=record.recipe.name)
+        certified.axvline(record.eps, color="#999999", linewidth=0.9, linestyle=":")
+    training.set(xlabel="epoch", ylabel="training accuracy (%)")
+    certified.set(xlabel="radius eps (pixels, full range = 1)", ylabel="certified by margin (%)", ylim=(0, None))
+    training.set_title(_title(runs[0][0]).partition(", ")[2], loc="left")
+    certified.legend(loc="upper right", frameon=False)
+    return figure
+
+
+def plot_confusion(table: Table, names: "Sequence[str]") -> "Figure":
+    """How often each class [K] was read as each, in percent of its images: labels downwards, predictions across."""
+    counts = np.zeros((len(names), len(names)))
+    np.add.at(counts, (table.label, table.prediction), 1)
+    percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, (axes,) = _figure(1, height=5.0)
+    axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    for (row, column), value in np.ndenumerate(percent):
+        if value >= 0.5:
+            color = "white" if value > 50 else PAPER
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=color, fontsize=8)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="prediction", ylabel="label (each row: percent of its images)")
+    axes.grid(visible=False)
+    return figure
+
+
+def _proved(table: Table) -> tuple[Any, Any]:
+    """Radii [R] at which the share of images certified by margin drops, 0 first, and the percent [R] beyond each."""
+    edges = np.concatenate([[0.0], np.unique(table.radius[table.radius > 0])])
+    beyond = len(table.radius) - np.searchsorted(np.sort(table.radius), edges, side="right")
+    return edges, 100 * beyond / len(table.radius)
+
+
+def _figure(rows: int, height: float, shared: bool = True) -> tuple["Figure", "list[Axes]"]:
     """A styled figure that belongs to no window: shown by a notebook once, where its cell returns it."""
     import matplotlib.pyplot as plt
 
     with plt.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure, grid = plt.subplots(rows, 1, figsize=(7.2, height), sharex=True, squeeze=False)
+        figure, grid = plt.subplots(rows, 1, figsize=(7.2, height), sharex=shared, squeeze=False)
     plt.close(figure)
     return figure, list(grid[:, 0])
 
@@ -96,11 +141,13 @@ def _mark_paper(axes: "Axes", record: Record) -> None:
         "clip_on": False,
     }
     for name, radius, marker in (("certified", record.eps, "v"), ("robust", record.eps, "^"), ("clean", 0.0, "s")):
+        if np.isnan(paper[name]):
+            continue
         axes.plot(radius, paper[name], marker=marker, label=f"{name} ({whose})", **style)
 
 
 def _title(record: Record) -> str:
-    subset = f", {record.subset} †" if record.subset else ""
+    subset = f"\n{record.subset} †" if record.subset else ""
     return f"{record.recipe.name}, budget {record.setting}, seed {record.seed}{subset}"
 
 

@@ -1,14 +1,15 @@
 """The paper's tables beside ours, computed from the ledger; rounding happens here, downwards for anything certified."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from lib.experiments.figures import plot_history, plot_radii
+from lib.experiments.figures import plot_confusion, plot_history, plot_radii, plot_runs
 from lib.experiments.markdown import claims_page, table_page
 from lib.experiments.published import PRINTED, page_name, published, published_row, tables
-from lib.experiments.record import Record
+from lib.experiments.record import Record, Table
 from lib.experiments.summary import MEASURES, difference, groups, rounded, rounded_down, summary
 from lib.recipes import load, names
 
@@ -17,12 +18,16 @@ _GENERATED = "<!-- Generated from results/ by `make tables`. -->\n\n"
 __all__ = [
     "MEASURES",
     "claims",
+    "confusions",
     "markdown",
+    "plot_confusion",
     "plot_history",
     "plot_radii",
+    "plot_runs",
     "rounded",
     "rounded_down",
     "row",
+    "standing",
     "table",
     "write_tables",
 ]
@@ -86,6 +91,25 @@ def row(record: Record) -> pd.DataFrame:
         "seconds": f"{record.seconds_train + record.seconds_evaluate:.0f}",
     }
     return pd.DataFrame([ours, _paper_cells(record)]).set_index("").fillna("")
+
+
+def standing(record: Record) -> pd.DataFrame:
+    """How many images of one run are right, withstood each attack, and are proved by each certificate; of how many."""
+    counts = {"clean": record.clean, "paper's attack": record.robust, "stronger attack": record.robust_strong}
+    counts |= {f"proved by {method}": count for method, count in sorted(record.certified.items(), reverse=True)}
+    return pd.DataFrame({"images": counts, "of": record.n})
+
+
+def confusions(table: Table, names: Sequence[str], count: int = 10) -> pd.DataFrame:
+    """The `count` commonest mistakes of one run: label, prediction, how many of how many images of that label."""
+    frame = pd.DataFrame({"label": table.label, "prediction": table.prediction})
+    frame["of"] = frame.groupby("label")["label"].transform("size")
+    wrong = frame[frame["label"] != frame["prediction"]]
+    pairs = wrong.groupby(["label", "prediction", "of"]).size().rename("images").reset_index()
+    pairs = pairs.sort_values(["images", "label", "prediction"], ascending=[False, True, True]).head(count)
+    for column in ("label", "prediction"):
+        pairs[column] = pairs[column].map(lambda label: names[label])
+    return pairs[["label", "prediction", "images", "of"]].reset_index(drop=True)
 
 
 def write_tables(results: str | Path, folder: str | Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """One row of a table, from recipe to record: what the notebooks, the Snakefile and the command line call."""
 
+import math
 import platform
 import resource
 import shutil
@@ -19,9 +20,11 @@ from lib.nets.models import build
 from lib.nets.store import save
 from lib.recipes import Budget, Recipe
 from lib.training.data import as_found, load_data
-from lib.training.fit import fit
+from lib.training.fit import Unfinished, fit
 
 Device = Literal["auto", "cpu", "cuda"]
+
+SHARE = 0.5  # of max_minutes that training may take where the evaluation is to follow in the same call
 
 
 def run(
@@ -47,7 +50,8 @@ def run(
         device: "auto" takes CUDA where there is one.
         devices, num_nodes: processes on this machine, and machines; the batch is split over them.
         data_root: folder of the data sets; default LINF_DATA, else data/.
-        max_minutes: stop training at a step boundary after so long; the same call then goes on from there.
+        max_minutes: stop training at a step boundary after so long; the same call then goes on from there. Where
+            training took more than half of it, the evaluation, which is not cut, is left to the next call.
         results: folder of the ledger.
         progress: show a progress bar.
         overrides: fields of the recipe, by name (radii in raw pixels, "8/255" is accepted).
@@ -70,7 +74,8 @@ def run(
     resolved = as_found(resolved, data)
     path = ledger.path_of(results, resolved, budget, seed, changed)
     workdir = path.with_name(f".{path.stem}")
-    net = _fresh(resolved, seed)
+    net, trained = _fresh(resolved, seed), _is_trained(workdir, resolved)
+    began = time.perf_counter()
     history = fit(
         net,
         resolved,
@@ -83,6 +88,9 @@ def run(
         max_minutes=max_minutes,
         progress=progress,
     )
+    if max_minutes is not None and not trained and time.perf_counter() - began > SHARE * 60 * max_minutes:
+        steps = resolved.epochs * math.ceil(len(data.train) / resolved.batch_size)
+        raise Unfinished(steps, steps)
     begin = time.perf_counter()
     table = evaluate(net.to(target), resolved, data.test.to(target), seed=seed)
     record = Record(
@@ -129,6 +137,11 @@ def _fresh(recipe: Recipe, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(recipe)
+
+
+def _is_trained(workdir: Path, recipe: Recipe) -> bool:
+    history = workdir / "history.csv"  # a line of heads, then one per epoch
+    return history.exists() and len(history.read_text().splitlines()) > recipe.epochs
 
 
 def _counts(table: Table) -> dict[str, Any]:

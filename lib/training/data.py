@@ -62,7 +62,7 @@ def load_data(recipe: Recipe, data_root: str | Path | None = None) -> DataSplit:
         FileNotFoundError: the files are missing and could not be downloaded.
         ValueError: files that are damaged, images that do not fit the recipe, a limit above the number of images.
     """
-    split = _LOADERS[recipe.dataset](Path(data_root or os.environ.get("LINF_DATA") or "data"))
+    split = _LOADERS[recipe.dataset](_root(data_root))
     _check_fit(recipe, split.train)
     if recipe.validation:
         split = _hold_out(split.train, _HELD_OUT.get(recipe.dataset, 5000))
@@ -83,6 +83,13 @@ def as_found(recipe: Recipe, data: DataSplit) -> Recipe:
         train_limit=recipe.train_limit or (len(data.train) if len(data.train) < train else 0),
         test_limit=recipe.test_limit or (len(data.test) if len(data.test) < test else 0),
     )
+
+
+def class_names(dataset: str, data_root: str | Path | None = None) -> list[str]:
+    """What the labels of a data set mean, label 0 first; Tiny ImageNet's are read from its folder, see `load_data`."""
+    if dataset == "tiny-imagenet":
+        return tiny_imagenet.words(_root(data_root))
+    return list(_NAMES.get(dataset, map(str, range(10))))
 
 
 def batch(images: Images, indices: Tensor) -> Tensor:
@@ -142,6 +149,10 @@ def _crop(padded: Tensor, offsets: Tensor, height: int, width: int) -> Tensor:
 def _generator(seed: int, *place: int) -> torch.Generator:
     state = np.random.SeedSequence(seed, spawn_key=place).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+def _root(data_root: str | Path | None) -> Path:
+    return Path(data_root or os.environ.get("LINF_DATA") or "data")
 
 
 def _fixed_permutation(n: int) -> Tensor:
@@ -256,6 +267,14 @@ def _verified(name: str, split: DataSplit, origin: str) -> DataSplit:
             )
     return split
 
+
+_NAMES = {
+    "fashion-mnist": (
+        *("T-shirt", "trouser", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}
 
 _HELD_OUT = {"digits": 287}
 

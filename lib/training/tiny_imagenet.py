@@ -46,6 +46,12 @@ def read(root: Path) -> tuple[Part, Part]:
     return parts
 
 
+def words(root: Path) -> list[str]:
+    """The first name of each class in words.txt, in the order of the labels; raises as `read` does."""
+    names = dict(line.split("\t", 1) for line in _lines(root / FOLDER, "words.txt") if "\t" in line)
+    return [names.get(wnid, wnid).split(",")[0] for wnid in _wnids(root / FOLDER)]
+
+
 _Files = list[tuple[Path, int]]  # an image and its label
 
 

@@ -207,6 +207,23 @@ class TestRow:
         assert report.row(make_run(eps_test=0.1)[0])["budget"].iloc[0] == "laptop with eps_test = 0.1"
 
 
+class TestStanding:
+    def test_counts_go_down_from_clean_to_proved(self, make_run: Run) -> None:
+        record = make_run()[0]
+        frame = report.standing(record)
+        assert list(frame["images"][:3]) == [record.clean, record.robust, record.robust_strong]
+        assert frame.loc["proved by margin", "images"] == record.certified["margin"]
+        assert set(frame["of"]) == {record.n}
+
+    def test_the_commonest_mistakes_come_first_with_the_images_of_their_label(self, make_run: Run) -> None:
+        table = dataclasses.replace(
+            make_run(n=6)[1], label=np.array([0, 0, 0, 1, 1, 2]), prediction=np.array([1, 1, 0, 2, 1, 2])
+        )
+        frame = report.confusions(table, ["ant", "bee", "cat"])
+        assert frame.to_numpy().tolist() == [["ant", "bee", 2, 3], ["bee", "cat", 1, 2]]
+        assert len(report.confusions(table, ["ant", "bee", "cat"], count=1)) == 1
+
+
 class TestWriteTables:
     def test_writes_the_same_bytes_twice(self, tmp_path: Path, make_run: Run) -> None:
         for name in ("mnist/linf-dist-net", "digits/linf-dist-net"):
@@ -344,6 +361,30 @@ class TestFigures:
         np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [90.0, 90.0, 90.0])
         assert np.isnan(p.lines[0].get_ydata()[-1])
         assert [patch.get_label() for patch in p.patches] == ["p = inf"]
+
+    def test_what_the_paper_does_not_print_is_not_marked(self, make_run: Run) -> None:
+        labels = [
+            line.get_label() for line in report.plot_radii(*make_run("cifar10/depth-7-gauss", n=10)).axes[0].lines
+        ]
+        assert [label for label in labels if "(paper" in str(label)] == ["clean (paper)"]
+
+    def test_several_runs_share_two_panels(self, make_run: Run) -> None:
+        runs = [make_run(f"cifar10/ablation-{row}", seed=seed, n=100) for seed, row in enumerate("ae")]
+        training, proved = report.plot_runs(runs).axes
+        assert [line.get_label() for line in training.lines] == ["cifar10/ablation-a", "cifar10/ablation-e"]
+        for line, (_, table) in zip(proved.lines[::2], runs, strict=True):
+            for radius, percent in zip(*line.get_data(), strict=True):
+                assert percent == pytest.approx(100 * np.mean(table.radius > radius))
+
+    def test_the_confusion_shows_the_percent_of_each_label(self, make_run: Run) -> None:
+        table = make_run(n=300)[1]
+        names = [f"class {k}" for k in range(10)]
+        axes = report.plot_confusion(table, names).axes[0]
+        shown = np.asarray(axes.images[0].get_array())
+        for label in range(10):
+            predicted = table.prediction[table.label == label]
+            assert shown[label] == pytest.approx([100 * np.mean(predicted == other) for other in range(10)])
+        assert [text.get_text() for text in axes.get_yticklabels()] == names
 
     def test_a_figure_belongs_to_no_window(self, make_run: Run) -> None:
         import matplotlib.pyplot as plt

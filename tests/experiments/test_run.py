@@ -126,6 +126,17 @@ def test_a_run_that_ran_out_of_time_leaves_no_record_and_goes_on_to_the_same_one
     assert counts(smoke(PLAIN, tmp_path / "cut")) == counts(smoke(PLAIN, tmp_path / "whole"))
 
 
+def test_a_slice_spent_on_training_leaves_the_evaluation_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.experiments.run.SHARE", 0.0)
+    with pytest.raises(Unfinished) as stop:
+        smoke(PLAIN, tmp_path / "cut", max_minutes=60)
+    assert stop.value.step == stop.value.total
+    assert not list((tmp_path / "cut").rglob("*.json"))
+    assert counts(smoke(PLAIN, tmp_path / "cut", max_minutes=60)) == counts(smoke(PLAIN, tmp_path / "whole"))
+
+
 def test_a_run_whose_evaluation_fails_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lib.experiments import run as module
 

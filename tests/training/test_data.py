@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lib import recipes
-from lib.training.data import Images, augment, batch, epoch_order, load_data, step_generator
+from lib.training.data import Images, augment, batch, class_names, epoch_order, load_data, step_generator
 
 DIGITS = recipes.load("digits/linf-dist-net", "laptop")
 MNIST = recipes.load("mnist/linf-dist-net", "laptop")
@@ -97,6 +97,15 @@ class TestDigits:
             load_data(DIGITS.replace(input_shape=(1, 7, 8)))
         with pytest.raises(ValueError, match="classes is 9, expected 10"):
             load_data(DIGITS.replace(classes=9))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "label", "name"),
+    [("digits", 7, "7"), ("mnist", 0, "0"), ("cifar10", 3, "cat"), ("fashion-mnist", 6, "shirt")],
+)
+def test_labels_have_names(dataset, label, name):
+    assert class_names(dataset)[label] == name
+    assert len(class_names(dataset)) == 10
 
 
 class TestMissingAndDamaged:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lib import recipes
 from lib.training import tiny_imagenet
-from lib.training.data import as_found, load_data
+from lib.training.data import as_found, class_names, load_data
 
 SMALL = recipes.load("tiny-imagenet/linf-dist-net-mlp", "laptop").replace(classes=3)
 REAL = recipes.load("tiny-imagenet/linf-dist-net-mlp", "laptop")
@@ -40,6 +40,7 @@ def root(tmp_path: Path) -> Path:
         save(folder / f"val/images/val_{place}.JPEG", 100 + place)
         lines.append(f"val_{place}.JPEG\t{WNIDS[place % 3]}\t0\t0\t62\t62\n")
     (folder / "val/val_annotations.txt").write_text("".join(lines))
+    (folder / "words.txt").write_text("n01\tcat, true cat\nn02\tdog\nn77\tnothing here\n")
     (folder / "wnids.txt").write_text("\n".join(WNIDS) + "\n")
     return tmp_path
 
@@ -56,6 +57,9 @@ class TestReading:
         train, val = tiny_imagenet.read(root)
         assert train.labels.tolist() == [0] * TRAIN + [1] * TRAIN + [2] * TRAIN
         assert [sorted(WNIDS)[label] for label in val.labels] == [WNIDS[place % 3] for place in range(VAL)]
+
+    def test_classes_are_named_by_their_first_word_in_the_order_of_the_labels(self, root: Path) -> None:
+        assert class_names("tiny-imagenet", root) == ["cat", "dog", "n03"]
 
     def test_pixels_are_those_of_the_files_and_grey_ones_have_three_equal_channels(self, root: Path) -> None:
         train, val = tiny_imagenet.read(root)

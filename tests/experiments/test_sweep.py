@@ -1,0 +1,94 @@
+"""The sweep: its configuration is checked first, every row is a target, and a row leaves a notebook and a record."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from lib.experiments import ledger, sweep
+from lib.recipes import names
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def snakemake(folder: Path, *words: str, profile: str = "default") -> str:
+    profiles = ["--workflow-profile", str(ROOT / "profiles" / profile)]
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-d", str(folder), *profiles, *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    return f"{done.stdout}{done.stderr}\nstatus {done.returncode}"
+
+
+class TestConfiguration:
+    def test_without_any_every_shipped_recipe_has_one_row(self) -> None:
+        plan = sweep.configured({})
+        assert plan.rows("quick") == [f"{name}/quick-0" for name in names()]
+
+    def test_texts_of_the_command_line_are_lists(self) -> None:
+        plan = sweep.configured({"recipes": "digits/linf-dist-net,mnist/linf-dist-net", "seeds": "0,2", "threads": "3"})
+        assert plan.rows("gpu") == [
+            f"{data}/linf-dist-net/gpu-{seed}" for data in ("digits", "mnist") for seed in (0, 2)
+        ]
+        assert sweep.configured({"seeds": 4, "threads": 3}).seeds == [4]
+        assert plan.threads == 3
+
+    @pytest.mark.parametrize(
+        ("config", "sentence"),
+        [
+            ({"seed": 1}, "unknown key of the sweep's configuration 'seed', did you mean 'seeds'"),
+            ({"recipes": "mnist/linf-dist-nte"}, "unknown recipe 'mnist/linf-dist-nte', did you mean"),
+            ({"seeds": "0,x"}, "seeds has 'x', expected whole numbers of at least 0"),
+            ({"seeds": [-1]}, "seeds has -1, expected"),
+            ({"seeds": True}, "seeds has True, expected"),
+            ({"threads": 0}, "threads has 0, expected whole numbers of at least 1"),
+            ({"device": "abacus"}, "unknown device 'abacus', expected one of auto, cpu, cuda"),
+        ],
+    )
+    def test_a_mistake_is_refused_by_name(self, config: dict[str, object], sentence: str) -> None:
+        with pytest.raises(ValueError, match=sentence):
+            sweep.configured(config)
+
+    def test_a_row_runs_the_notebook_with_its_own_parameters_and_only_those_given(self) -> None:
+        plan = sweep.configured({"device": "cpu"})
+        words = plan.arguments("digits/linf-dist-net", "quick", "3")
+        assert words == "-p recipe 'digits/linf-dist-net' -p budget 'quick' -p seed '3' -p device 'cpu'"
+        assert sweep.configured({"data_root": "here"}).arguments("a", "b", "0").endswith(f"'{Path('here').absolute()}'")
+
+    @pytest.mark.parametrize("recipe", names())
+    def test_every_recipe_has_a_notebook_that_is_there(self, recipe: str) -> None:
+        assert sweep.chapter(recipe).is_file()
+
+
+class TestSnakefile:
+    @pytest.mark.parametrize("profile", ["default", "slurm"])
+    def test_every_recipe_is_a_job_of_a_budgets_target(self, tmp_path: Path, profile: str) -> None:
+        said = snakemake(tmp_path, "-n", "gpu", profile=profile)
+        assert said.endswith("status 0")
+        assert f"row         {len(names())}\n" in said
+        assert "results/mnist/linf-dist-net/gpu-0.json" in said and "runs/mnist/linf-dist-net/gpu-0.ipynb" in said
+        assert list(tmp_path.rglob("*.json")) == []
+
+    def test_a_mistake_stops_it_before_the_first_job(self, tmp_path: Path) -> None:
+        said = snakemake(tmp_path, "quick", "--config", "recipes=digits/linf-dist-nte")
+        assert "unknown recipe 'digits/linf-dist-nte'" in said and not said.endswith("status 0")
+        assert not (tmp_path / "runs").exists()
+
+    def test_a_row_leaves_its_notebook_and_its_record_and_is_not_run_again(self, tmp_path: Path) -> None:
+        words = (
+            "smoke",
+            "--cores",
+            "1",
+            "--config",
+            "recipes=digits/linf-dist-net",
+            "seeds=5",
+            "device=cpu",
+            "threads=1",
+        )
+        assert snakemake(tmp_path, *words).endswith("status 0")
+        (record,) = ledger.records(tmp_path / "results")
+        assert (record.recipe.name, record.budget, record.seed) == ("digits/linf-dist-net", "smoke", 5)
+        ledger.read_table(tmp_path / "results/digits/linf-dist-net/smoke-5.json")
+        notebook = nbformat.read(tmp_path / "runs/digits/linf-dist-net/smoke-5.ipynb", as_version=4)
+        assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+        assert "Nothing to be done" in snakemake(tmp_path, *words)
