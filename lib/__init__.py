@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lib.nets.models import ConvLInfDistNetMLP as ConvLInfDistNetMLP
     from lib.nets.models import LInfDistNet as LInfDistNet
     from lib.nets.models import LInfDistNetMLP as LInfDistNetMLP
+    from lib.nets.prune import prune as prune
     from lib.nets.sortnet import SortLinear as SortLinear
     from lib.nets.sortnet import SortNet as SortNet
     from lib.nets.store import load as load
@@ -44,6 +45,7 @@ _HOME = {
     "linf_dist_bounds": "lib.ops",
     "load": "lib.nets.store",
     "lp_dist": "lib.ops",
+    "prune": "lib.nets.prune",
     "robust_correct": "lib.robustness.attacks",
     "run": "lib.experiments.run",
     "save": "lib.nets.store",

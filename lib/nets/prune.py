@@ -1,0 +1,170 @@
+"""A trained net at p = inf needs only a part of its weights: exact pruning over the box of valid images.
+
+Let every input of a unit lie in l_i <= x_i <= u_i, and let L = max_i max(l_i - w_i, w_i - u_i, 0), the least distance
+that `linf_dist_bounds` gives over this box. All differences are the executed, rounded ones.
+
+Theorem. For every x in the box, max_i |x_i - w_i| equals, bit for bit,
+
+    max(L, max {x_i - w_i : u_i - w_i > L}, max {w_i - x_i : w_i - l_i > L}),
+
+and over every box inside [l, u] the bounds of the distance are those of the right-hand side.
+
+Proof. Rounding to nearest is monotone and odd. Hence x_i - w_i <= u_i - w_i and w_i - x_i <= w_i - l_i after rounding
+too, so a term that is left out is at most L. And L is at most the distance: where L = l_i - w_i it is at most x_i - w_i
+for the same i, where L = w_i - u_i at most w_i - x_i, and 0 at most any size. So the right-hand side replaces terms
+of a maximum by a number between them and that maximum. Over a smaller box the least distance is the maximum of
+0, l'_i - w_i and w_i - u'_i, and the greatest that of u'_i - w_i and w_i - l'_i: the terms that are left out are again
+at most L, and both maxima are at least L, since l <= l' and u' <= u. QED
+
+By induction the box of the next layer holds everything this layer can execute. A unit that no kept term of the next
+layer reads may have any value. (After training L is large: few terms remain, and never both of a weight.)
+"""
+
+import copy
+import math
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lib.nets.box import Box
+from lib.nets.layers import LInfDist, Normalize
+from lib.nets.models import LInfDistNet, LInfDistNetMLP
+from lib.ops import linf_dist_bounds
+from lib.ops.sparse import linf_dist as sparse_dist
+from lib.ops.sparse import linf_dist_bounds as sparse_dist_bounds
+from lib.ops.sparse import shortlists
+
+Prunable = TypeVar("Prunable", LInfDistNet, LInfDistNetMLP)
+
+
+class PrunedDist(LInfDist):
+    """A distance layer at p = inf that equals `layer` on a box of inputs and visits only the weights that count there.
+
+    float32 on the CPU without gradients runs over shortlists of the weights; anything else runs the whole layer, which
+    gives the same values. The weights are constants: the shortlists do not follow a change.
+
+    Args:
+        layer: the layer to replace, in float32 on the CPU.
+        box: bounds [1, d_in] of all its inputs.
+        read: the outputs that count, bool [d_out]; any other one is constant, its least value over the box.
+        row_major: lay outputs out as the whole layer does, since a head's products round by the order in memory.
+    """
+
+    def __init__(self, layer: LInfDist, box: Box, read: Tensor, *, row_major: bool = False) -> None:
+        nn.Module.__init__(self)  # LInfDist's own would draw weights
+        self.row_major = row_major
+        self.weight, self.bias, self.shift = layer.weight, layer.bias, layer.shift
+        floor = linf_dist_bounds(box.lower, box.upper, layer.weight)[0][0]
+        above, below = box.upper - layer.weight, layer.weight - box.lower
+        above[~read], below[~read] = 0, 0
+        self.lists = shortlists(layer.weight, above, below, floor)
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """x [B, ...] of d_in features in all -> [B, d_out]; ValueError for finite p and in training mode."""
+        if p != math.inf:
+            raise ValueError(f"a pruned net is the net at p = inf, got p = {p}: use the net it was made from")
+        if self.training:
+            raise ValueError("a pruned net must be in evaluation mode, got training mode (call net.eval())")
+        if not self._fits(x):
+            return super().forward(x, p)
+        return self._laid_out(sparse_dist(x.flatten(1), self.lists, *self._constants()))
+
+    def bounds(self, box: Box) -> Box:
+        """Bounds over a box inside the one the layer was made for."""
+        if not self._fits(box.lower):
+            return super().bounds(box)
+        ends = sparse_dist_bounds(box.lower.flatten(1), box.upper.flatten(1), self.lists, *self._constants())
+        return Box(*ends).map(self._laid_out)
+
+    def kept(self) -> Tensor:
+        """Whether each weight is kept, bool [d_out, d_in]."""
+        mask = torch.zeros(self.weight.shape, dtype=torch.bool)
+        mask[self.lists.unit(), torch.from_numpy(self.lists.column).long()] = True
+        return mask
+
+    def _fits(self, x: Tensor) -> bool:
+        plain = x.device.type == "cpu" and x.dtype is self.weight.dtype is torch.float32
+        differentiated = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        return plain and not differentiated and len(x) > 0 and x[0].numel() == self.weight.shape[1]
+
+    def _laid_out(self, y: Tensor) -> Tensor:
+        return y.contiguous() if self.row_major else y
+
+    def _constants(self) -> tuple[Tensor, Tensor]:
+        """What is added to a distance and what is then subtracted, [d_out] each."""
+        none = self.weight.new_zeros(len(self.weight))
+        return (
+            none if self.bias is None else self.bias.detach(),
+            none if self.shift is None else self.shift.running_mean,
+        )
+
+
+class ValidPixels(Normalize):
+    """`Normalize` for a net that is right on valid images only: refuses pixels outside [0, 1]."""
+
+    def __init__(self, normalize: Normalize) -> None:
+        nn.Module.__init__(self)
+        self.std = normalize.std
+        self.register_buffer("mean", normalize.mean, persistent=False)
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """x [B, C, H, W] in [0, 1] -> the same shape in network units; ValueError for other values, NaN included."""
+        if x.numel():
+            low, high = (end.item() for end in x.aminmax())
+            if not (low >= 0 and high <= 1):
+                raise ValueError(f"a pruned net needs pixels in [0, 1], got values from {low} to {high}")
+        return super().forward(x, p)
+
+
+def prune(net: Prunable) -> Prunable:
+    """An equal net that visits only the weights that can matter for some image in [0, 1] (theorem above).
+
+    Logits at p = inf are equal on every valid image, and `bounds` on every box of valid images, bit for bit in float32;
+    so are the interval certificates. The result is a copy, frozen, in evaluation mode, of the same class: it is
+    certified, attacked and saved as the net it was made from (the file holds all weights; prune again after loading).
+    Hidden units that nobody reads have constant activations.
+
+    Args:
+        net: a net of dense distance layers in evaluation mode and float32.
+
+    Raises:
+        ValueError: a convolutional net, training mode, weights that are not finite. The pruned net in turn refuses
+            finite p, training mode, and images or boxes that leave [0, 1].
+        TypeError: weights that are not float32.
+    """
+    _check(net)
+    pruned: Prunable = copy.deepcopy(net).cpu().requires_grad_(False)
+    layers = [*pruned.layers, pruned.top] if isinstance(pruned, LInfDistNet) else [*pruned.layers]
+    boxes = _boxes(pruned, layers)
+    read = torch.ones(len(layers[-1].weight), dtype=torch.bool)
+    for n in reversed(range(len(layers))):
+        row_major = isinstance(pruned, LInfDistNetMLP) and n == len(layers) - 1
+        layers[n] = PrunedDist(layers[n], boxes[n], read, row_major=row_major)
+        read = layers[n].kept().any(0)
+    if isinstance(pruned, LInfDistNet):
+        pruned.top = layers.pop()
+    pruned.layers = nn.ModuleList(layers)
+    pruned.normalize = ValidPixels(pruned.normalize)
+    return pruned.eval().to(next(net.parameters()).device)
+
+
+def _boxes(net: LInfDistNet | LInfDistNetMLP, layers: list[LInfDist]) -> list[Box]:
+    """What each layer's inputs can be over all valid images, [1, d_in] each."""
+    black = torch.zeros(1, *net.input_shape)
+    boxes = [net.normalize.bounds(Box(black, black + 1)).map(lambda v: v.flatten(1))]
+    for layer in layers[:-1]:
+        boxes.append(layer.bounds(boxes[-1]))
+    return boxes
+
+
+def _check(net: nn.Module) -> None:
+    if not isinstance(net, LInfDistNet | LInfDistNetMLP):
+        raise ValueError(f"net must be an LInfDistNet or an LInfDistNetMLP to be pruned, got {type(net).__name__}")
+    if net.training:
+        raise ValueError("net must be in evaluation mode to be pruned, got training mode (call net.eval())")
+    for name, tensor in net.state_dict().items():
+        if tensor.dtype is not torch.float32:
+            raise TypeError(f"net must be float32 to be pruned, got {tensor.dtype} in {name}")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"net must have finite weights to be pruned, got a non-finite entry in {name}")

@@ -1,0 +1,181 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import lib
+from lib import Box, LInfDistNet, LInfDistNetMLP, certify, prune, recipes
+from lib.nets.layers import LInfDist
+from lib.nets.prune import PrunedDist
+from lib.robustness.inputs import pixel_box
+from lib.training.data import batch, load_data
+
+MNIST_NET = Path(__file__).resolve().parent.parent.parent / "results/mnist/linf-dist-net/laptop-0.safetensors"
+Net = LInfDistNet | LInfDistNetMLP
+
+
+def random_net(seed: int, width: int, depth: int, levels: int, head: bool) -> Net:
+    """A net with `levels` values per weight: few make ties, one makes all weights equal, none leaves them random."""
+    generator = torch.Generator().manual_seed(seed)
+    common = {"width": width, "depth": depth, "mean": 0.4, "std": 0.3}
+    net = LInfDistNetMLP((1, 3, 5), 4, hidden=5, **common) if head else LInfDistNet((1, 3, 5), 4, **common)
+    for tensor in net.state_dict().values():
+        draw = 2 * torch.randn(tensor.shape, generator=generator)
+        tensor.copy_(draw if not levels else (draw * levels / 4).round() * 4 / levels if levels > 1 else 0.75)
+    return net.eval().requires_grad_(False)
+
+
+def random_images(seed: int, count: int) -> Tensor:
+    """Valid images with many pixels at the ends of their range, where bounds are attained."""
+    generator = torch.Generator().manual_seed(seed)
+    return (1.6 * torch.rand(count, 1, 3, 5, generator=generator) - 0.3).clamp(0, 1)
+
+
+def assert_equal(net: Net, pruned: Net, x: Tensor, eps: float) -> None:
+    assert torch.equal(net(x), pruned(x))
+    box = pixel_box(x, eps)
+    for a, b in zip(net.bounds(box), pruned.bounds(box), strict=True):
+        assert torch.equal(a, b)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    width=st.integers(1, 40),
+    depth=st.integers(1, 4),
+    levels=st.sampled_from([0, 1, 2, 5]),
+    head=st.booleans(),
+    count=st.integers(1, 70),
+    eps=st.floats(1e-6, 0.99),
+)
+def test_logits_and_bounds_are_equal_on_valid_images(
+    seed: int, width: int, depth: int, levels: int, head: bool, count: int, eps: float
+) -> None:
+    net, x = random_net(seed, width, depth, levels, head), random_images(seed, count)
+    assert_equal(net, prune(net), x, eps)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_the_whole_valid_box_and_its_corners_are_covered(head: bool) -> None:
+    net = random_net(3, 20, 3, 0, head)
+    corners = torch.randint(0, 2, (200, 1, 3, 5), generator=torch.Generator().manual_seed(1)).float()
+    assert_equal(net, prune(net), corners, 1.0)
+
+
+def test_exactly_the_weights_that_can_exceed_the_least_distance_are_kept() -> None:
+    layer = LInfDist(3, 2, mean_shift=False)
+    layer.weight.data = torch.tensor([[-4.0, 3.5, 2.0], [0.0, 0.0, 0.0]])
+    box = Box(torch.tensor([[-1.0, 0.0, -2.0]]), torch.tensor([[1.0, 1.0, 2.0]]))
+    # Unit 0: least 3 (from -1 + 4); greatest per weight 5, 3.5, 4. Unit 1: least 0; 1, 1, 2.
+    pruned = PrunedDist(layer.eval().requires_grad_(False), box, torch.tensor([True, True]))
+    assert pruned.kept().tolist() == [[True, True, True], [True, True, True]]
+    layer.weight.data[0] = torch.tensor([-4.0, 2.5, 1.0])
+    pruned = PrunedDist(layer, box, torch.tensor([True, False]))
+    # Now the greatest are 5, 2.5 and 3, no more than the least.
+    assert pruned.kept().tolist() == [[True, False, False], [False, False, False]]
+
+
+def test_units_that_nobody_reads_keep_no_weights() -> None:
+    net = random_net(0, 12, 2, 0, False)
+    assert isinstance(net, LInfDistNet)
+    net.top.weight[:, 5] = net.layers[0].bounds(whole_box(net)).center[0, 5]  # as near as can be: never the farthest
+    net.top.weight[:, 0] = 100
+    pruned = prune(net)
+    assert not pruned.layers[0].kept()[5].any() and pruned.layers[0].kept()[0].any()
+    assert_equal(net, pruned, random_images(0, 40), 0.2)
+
+
+def whole_box(net: Net) -> Box:
+    black = torch.zeros(1, *net.input_shape)
+    return net.normalize.bounds(Box(black, black + 1)).map(lambda v: v.flatten(1))
+
+
+def test_the_net_it_was_made_from_is_left_alone() -> None:
+    net = random_net(0, 12, 2, 0, False)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    state = torch.get_rng_state()
+    pruned = prune(net)
+    assert torch.equal(torch.get_rng_state(), state)
+    pruned.layers[0].weight.zero_()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert type(net.layers[0]) is LInfDist
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("method", ["margin", "interval"])
+def test_certificates_are_equal(head: bool, method: lib.robustness.certify.Method) -> None:  # type: ignore[name-defined]
+    net, x = random_net(1, 30, 2, 0, head), random_images(1, 50)
+    y = net(x).argmax(1)
+    wanted = certify(net, x, y, 1e-3, method)
+    assert wanted.certified.any()
+    for a, b in zip(certify(prune(net), x, y, 1e-3, method), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        assert a.dtype is not torch.bool or torch.equal(a, b)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_a_pruned_net_is_saved_as_the_net_it_was_made_from(head: bool, tmp_path: Path) -> None:
+    net, x = random_net(2, 10, 2, 0, head), random_images(2, 5)
+    lib.save(prune(net), tmp_path / "net")
+    assert torch.equal(lib.load(tmp_path / "net")(x), net(x))
+    assert_equal(net, prune(prune(net)), x, 0.1)
+
+
+def test_gradients_and_other_dtypes_are_those_of_the_whole_net() -> None:
+    net, x = random_net(4, 10, 2, 0, False), random_images(4, 5)
+    pruned, gradients = prune(net), []
+    for each in (net, pruned):
+        image = x.clone().requires_grad_()
+        each(image).sum().backward()
+        gradients.append(image.grad)
+    assert torch.equal(*gradients)  # type: ignore[arg-type]
+    assert torch.equal(pruned.double()(x.double()), net.double()(x.double()))
+
+
+def test_an_empty_batch_is_a_batch() -> None:
+    assert prune(random_net(0, 4, 2, 0, False))(torch.zeros(0, 1, 3, 5)).shape == (0, 4)
+
+
+def test_what_cannot_be_pruned_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"LInfDistNet or an LInfDistNetMLP .* got ConvLInfDistNetMLP"):
+        prune(lib.ConvLInfDistNetMLP((3, 8, 8), 10, width=2, hidden=4).eval())  # type: ignore[type-var]
+    with pytest.raises(ValueError, match=r"evaluation mode .* got training mode"):
+        prune(random_net(0, 4, 2, 0, False).train())
+    with pytest.raises(TypeError, match=r"float32 .* got torch.float64 in layers.0.weight"):
+        prune(random_net(0, 4, 2, 0, False).double())
+    broken = random_net(0, 4, 2, 0, False)
+    broken.layers[0].weight[0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"finite weights .* non-finite entry in layers.0.weight"):
+        prune(broken)
+
+
+def test_what_a_pruned_net_cannot_answer_is_refused() -> None:
+    pruned, x = prune(random_net(0, 4, 2, 0, False)), random_images(0, 2)
+    with pytest.raises(ValueError, match="net at p = inf, got p = 8"):
+        pruned(x, p=8)
+    for value in (-1e-6, 1 + 1e-6, math.nan):
+        outside = x.clone()
+        outside[0, 0, 0, 0] = value
+        with pytest.raises(ValueError, match=r"pixels in \[0, 1\], got values from"):
+            pruned(outside)
+    with pytest.raises(ValueError, match=r"pixels in \[0, 1\], got values from -0.1"):
+        pruned.bounds(Box(x - 0.1, x))
+    with pytest.raises(ValueError, match="got training mode"):
+        pruned.train()(x)
+
+
+def test_every_logit_and_bound_of_the_mnist_test_set_is_equal(linf_data: Callable[[str], Path]) -> None:
+    net = lib.load(MNIST_NET).requires_grad_(False)
+    assert isinstance(net, LInfDistNet)
+    test = load_data(recipes.load("mnist/linf-dist-net", "laptop"), linf_data("mnist")).test
+    pruned = prune(net)
+    assert len(test) == 10_000
+    for indices in torch.arange(len(test)).split(500):
+        assert_equal(net, pruned, batch(test, indices), 0.3)
+    kept = sum(int(layer.kept().sum()) for layer in [*pruned.layers, pruned.top])
+    assert kept * 4.5 < sum(weight.numel() for weight in net.distance_weights())

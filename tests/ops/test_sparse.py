@@ -1,0 +1,88 @@
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from lib.ops import reference, sparse
+
+SHAPES = [(1, 1, 1), (3, 63, 10), (33, 257, 65), (64, 100, 7), (70, 30, 40)]
+
+
+def random_case(b: int, i: int, o: int) -> tuple[Tensor, Tensor, sparse.Shortlists]:
+    """Inputs in [-1, 1] and the shortlists of the whole of that box."""
+    generator = torch.Generator().manual_seed(b * 1000 + i * 10 + o)
+    x, w = 2 * torch.rand(b, i, generator=generator) - 1, torch.randn(o, i, generator=generator)
+    side = torch.ones(1, i)
+    floor, _ = reference.linf_dist_bounds(-side, side, w)
+    return x, w, sparse.shortlists(w, side - w, w + side, floor[0])
+
+
+def constants(o: int) -> tuple[Tensor, Tensor]:
+    return torch.linspace(-1, 1, o), torch.linspace(2, 3, o)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_distances_are_those_over_all_weights(shape: tuple[int, int, int]) -> None:
+    x, w, lists = random_case(*shape)
+    plus, minus = constants(len(w))
+    wanted = (reference.lp_dist(x, w, math.inf) + plus) - minus
+    assert torch.equal(sparse.linf_dist(x, lists, plus, minus), wanted)
+    assert torch.equal(sparse.linf_dist(x.t().contiguous().t(), lists, plus, minus), wanted)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bounds_are_those_over_all_weights(shape: tuple[int, int, int]) -> None:
+    x, w, lists = random_case(*shape)
+    plus, minus = constants(len(w))
+    lower, upper = (x - 0.3).clamp(min=-1), (x + 0.3).clamp(max=1)
+    got = sparse.linf_dist_bounds(lower, upper, lists, plus, minus)
+    for a, b in zip(got, reference.linf_dist_bounds(lower, upper, w), strict=True):
+        assert torch.equal(a, (b + plus) - minus)
+
+
+def test_a_list_leaves_out_what_cannot_exceed_the_floor_and_is_sorted() -> None:
+    weight = torch.tensor([[0.0, 5.0, 1.0, -2.0]])
+    above, below = torch.tensor([[1.0, 0.0, 4.0, 3.0]]), torch.tensor([[2.0, 2.5, 0.0, 0.0]])
+    lists = sparse.shortlists(weight, above, below, torch.tensor([2.0]))
+    chunk = len(lists.column) // 2
+    assert lists.first.tolist() == [0, 1, 2]
+    assert lists.column.tolist() == [2] + [3] * (chunk - 1) + [1] * chunk
+    assert lists.weight.tolist() == [1.0] + [-2.0] * (chunk - 1) + [5.0] * chunk
+    assert lists.reach.tolist() == [4.0, 2.5]
+    assert lists.unit().tolist() == [0] * len(lists.column)
+
+
+def test_empty_lists_give_the_floor() -> None:
+    nothing = torch.zeros(2, 3)
+    lists = sparse.shortlists(nothing, nothing, nothing, torch.tensor([1.5, 2.5]))
+    assert len(lists.column) == len(lists.unit()) == 0
+    y = sparse.linf_dist(torch.ones(2, 3), lists, torch.zeros(2), torch.ones(2))
+    assert y.tolist() == [[0.5, 1.5]] * 2
+
+
+def test_long_lists_of_equal_terms_are_exact() -> None:
+    w, side = torch.full((5, 300), 0.25), torch.ones(1, 300)
+    x = torch.randint(-1, 2, (40, 300), generator=torch.Generator().manual_seed(0)).float()
+    lists = sparse.shortlists(w, side - w, w + side, torch.zeros(5))
+    none = torch.zeros(5)
+    assert torch.equal(sparse.linf_dist(x, lists, none, none), reference.lp_dist(x, w, math.inf))
+
+
+@pytest.fixture
+def restored_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_results_do_not_depend_on_the_number_of_threads(restored_threads: None) -> None:
+    x, w, lists = random_case(150, 40, 30)
+    plus, minus = constants(len(w))
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        results.append(sparse.linf_dist(x, lists, plus, minus))
+        assert torch.get_num_threads() == threads
+    assert torch.equal(*results)
