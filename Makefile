@@ -29,8 +29,7 @@ run: $(READY)  ## one row end to end on real digits: train, certify, attack, com
 	@echo "record    $(RECORD)"
 
 test: lint  ## everything that has to hold before a change goes in
-	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -m tiny tests/ops --cov --cov-report=
-	$(BIN)/pytest tests --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/pytest tests --cov --cov-report=term:skip-covered --cov-fail-under=90
 	$(BIN)/pytest book/neuron.ipynb book/lipschitz.ipynb book/approximation.ipynb book/generalisation.ipynb book/certification.ipynb book/quickstart.ipynb # apart: nbval measures coverage in a way of its own, and hangs
 	$(MAKE) book
 

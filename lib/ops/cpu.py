@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lib.ops import reference
+from lib.ops import powers, reference
 
 _LARGEST_INPUT = 2.0**126
-# Up to these every term is squared out; above, terms that do not count are skipped, which pays later in the backward.
-_LARGEST_SQUARED_P_FORWARD, _LARGEST_SQUARED_P_BACKWARD = 64, 1024
+# Up to this every term is squared out; above, terms that do not count are left out.
+_LARGEST_SQUARED_P = 32
+# So few samples do not pay for packing the weights.
+_FEW_SAMPLES = 3
 _BACKWARD_TASKS = 16
 
 
@@ -26,30 +28,39 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     """y[b, o] = ||x_b - w_o||_p, x [B, I], w [O, I], y [B, O]: exact at p = inf, finite p to 1e-5 relative."""
     if not _in_range(x, w):
         return reference.lp_dist(x, w, p)
-    k, y = _kernels(), x.new_empty(len(x), len(w))
+    k = _forward()
+    whole, weights = _whole_blocks(x), _whole_blocks(w)
+    if len(x) <= _FEW_SAMPLES:
+        return _few(whole, weights, p)
+    y, shape = _tiled(x, w), _shape(whole, weights)
     if math.isinf(p):
-        k.forward_max(_blocks(x, k.BLOCK), _lanes(w), y.numpy())
-    elif squarings := _squarings(p, _LARGEST_SQUARED_P_FORWARD):
-        lanes = _lanes(w)
-        scale = _scale(x, lanes, p)
-        lanes *= np.float32(scale)
-        scaled = _blocks(x * scale, k.BLOCK)
-        k.forward_squared(x.numpy(), w.numpy(), scaled, lanes, y.numpy(), np.float32(1 / scale), squarings)
+        k.forward_max(whole.flatten().numpy(), _lanes(weights), y.flatten().numpy(), *shape)
+    elif squarings := _squarings(p):
+        scale = _scale(whole, weights, p)
+        k.forward_squared(
+            whole.flatten().numpy(), _lanes(weights, scale), (whole * scale).flatten().numpy(),
+            weights.flatten().numpy(), y.flatten().numpy(), np.float32(1 / scale), squarings[1:], *shape, len(w),
+        )  # fmt: skip
     else:
-        # The terms dropped add up to less than 2^-20 of the sum.
-        cut = np.float32(2.0 ** (-(20 + math.log2(x.shape[1])) / p))
-        k.forward_power(_blocks(x, k.BLOCK), _lanes(w), _blocks(w, k.BLOCK), y.numpy(), np.float32(p), cut)
-    return y
+        cut = np.float32(powers.least_ratio(p))
+        k.forward_power(
+            whole.flatten().numpy(), _lanes(weights), weights.flatten().numpy(), y.flatten().numpy(),
+            _rule(p), cut, *shape, len(w),
+        )  # fmt: skip
+    return y[: len(x), : len(w)].contiguous()
 
 
 def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """The p = inf distance y [B, O] and the first index i (int32 [B, O]) with |x_bi - w_oi| = y_bo."""
     if not _in_range(x, w):
         return reference.lp_dist_argmax(x, w)
-    k, y = _kernels(), x.new_empty(len(x), len(w))
-    index = torch.empty_like(y, dtype=torch.int32)
-    k.forward_argmax(_blocks(x, k.BLOCK), _lanes(w), _blocks(w, k.BLOCK), y.numpy(), index.numpy())
-    return y, index
+    whole, weights, y = _whole_blocks(x), _whole_blocks(w), _tiled(x, w)
+    index = torch.empty(len(x), len(w), dtype=torch.int32)
+    _forward().forward_argmax(
+        whole.flatten().numpy(), _lanes(weights), weights.flatten().numpy(), y.flatten().numpy(), index.numpy(),
+        *_shape(whole, weights),
+    )  # fmt: skip
+    return y[: len(x), : len(w)].contiguous(), index
 
 
 def lp_dist_backward(
@@ -63,7 +74,7 @@ def lp_dist_backward(
         return reference.lp_dist_backward(grad, x, w, y, index, p, need_x, need_w)
     if math.isinf(p):
         grad_x, grad_w = _backward_inf(grad, x, w, index)
-    elif squarings := _squarings(p, _LARGEST_SQUARED_P_BACKWARD):
+    elif squarings := _squarings(p):
         grad_x, grad_w = _backward_squared(grad, x, w, y, squarings)
     else:
         grad_x, grad_w = _backward_power(grad, x, w, y, p)
@@ -74,13 +85,23 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
     """Least and greatest p = inf distance over the box, each [B, O], with the roundings of the reference."""
     if not _in_range(lower, upper, w):
         return reference.linf_dist_bounds(lower, upper, w)
-    k, least, greatest = _kernels(), lower.new_empty(len(lower), len(w)), lower.new_empty(len(lower), len(w))
-    k.forward_bounds(_blocks(lower, k.BLOCK), _blocks(upper, k.BLOCK), _lanes(w), least.numpy(), greatest.numpy())
-    return least, greatest
+    low, high, weights = _whole_blocks(lower), _whole_blocks(upper), _whole_blocks(w)
+    least, greatest = _tiled(lower, w), _tiled(lower, w)
+    _forward().forward_bounds(
+        low.flatten().numpy(), high.flatten().numpy(), _lanes(weights), least.flatten().numpy(),
+        greatest.flatten().numpy(), *_shape(low, weights),
+    )  # fmt: skip
+    return least[: len(lower), : len(w)].contiguous(), greatest[: len(lower), : len(w)].contiguous()
+
+
+def _few(x: Tensor, w: Tensor, p: float) -> Tensor:
+    y = x.new_empty(len(x), len(w))
+    _forward().forward_few(x.flatten().numpy(), w.flatten().numpy(), y.numpy(), np.float32(p), x.shape[1])
+    return y
 
 
 def _backward_inf(grad: Tensor, x: Tensor, w: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    k, pull = _kernels(), torch.empty_like(grad)
+    k, pull = _backward(), torch.empty_like(grad)
     grad_x, grad_w = torch.zeros_like(x), torch.zeros_like(w)
     k.pull_index(x.numpy(), w.numpy(), grad.numpy(), index.numpy(), pull.numpy(), grad_x.numpy())
     k.scatter_index(pull.numpy(), index.numpy(), grad_w.numpy())
@@ -90,76 +111,106 @@ def _backward_inf(grad: Tensor, x: Tensor, w: Tensor, index: Tensor) -> tuple[Te
 def _backward_squared(
     grad: Tensor, x: Tensor, w: Tensor, y: Tensor, squarings: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    k = _kernels()
-    # The kernel takes 2 samples x 4 outputs at a time; padding has gradient 0.
-    rows, cols = -len(x) % 2, -len(w) % 4
-    x_wide = _blocks(_pad(x, rows, 0), k.WIDE)
-    w_wide = _blocks(_pad(w, cols, 0), k.WIDE)
-    inverse = _pad(y.reciprocal().clamp_(max=float(k.HUGE)), rows, cols)
-    # Shares of the outputs keep all threads busy where there are few blocks of inputs.
-    grad_x = np.zeros((-(-_BACKWARD_TASKS // len(x_wide)), *x_wide.shape), np.float32)
-    grad_w = np.zeros_like(w_wide)
-    padded_grad = _pad(grad, rows, cols)
+    # The kernel takes two outputs at a time; padding has gradient 0.
+    odd = len(w) % 2
+    x_blocks, w_blocks = _blocks(_whole_blocks(x)), _blocks(_whole_blocks(_pad(w, odd, 0)))
+    inverse = _pad(_inverse(y), 0, odd).T.flatten()
     # Ratios below this have (|t| / y)^p < 2^-60.
     floor = np.float32(2.0 ** (-120 / 2 ** len(squarings)))
-    k.backward_squared(
-        x_wide, w_wide, grad_x, grad_w, padded_grad.numpy(), inverse.numpy(), floor, squarings, x.shape[1]
-    )
+    grad_x, grad_w = _slabs(x_blocks), torch.zeros_like(w_blocks)
+    _backward().backward_squared(
+        x_blocks.flatten().numpy(), w_blocks.flatten().numpy(), grad_x.flatten(1).numpy(), grad_w.flatten().numpy(),
+        _pad(grad, 0, odd).T.flatten().numpy(), inverse.numpy(), floor, squarings,
+        len(grad_x), len(x_blocks), len(x), len(w) + odd,
+    )  # fmt: skip
     return _unblock(grad_x.sum(0), x), _unblock(grad_w, w)
 
 
 def _backward_power(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    k = _kernels()
-    x_blocks, w_blocks = _blocks(x, k.BLOCK), _blocks(w, k.BLOCK)
-    grad_x, grad_w = np.zeros_like(x_blocks), np.zeros_like(w_blocks)
-    # A term below 2^-26 is lost in the rounding of the others.
-    cut = np.float32(2.0 ** (-26 / (p - 1)) if p > 1 else 0)
-    k.backward_power(x_blocks, _lanes(w), w_blocks, grad_x, grad_w, grad.numpy(), y.numpy(), np.float32(p), cut)
-    return _unblock(grad_x, x), _unblock(grad_w, w)
+    weights = _whole_blocks(w)
+    x_blocks, w_blocks = _blocks(_whole_blocks(x)), _blocks(weights)
+    # A smaller term is lost in the rounding of the others.
+    cut = powers.least_ratio(p - 1) if p > 1 else 0.0
+    cols = -len(w) % _layout().WIDTH
+    cutoff = F.pad(torch.where(y > 0, cut * y, math.inf), (0, cols), value=math.inf)
+    grad_x, grad_w = _slabs(x_blocks), torch.zeros_like(w_blocks)
+    _backward().backward_power(
+        x_blocks.flatten().numpy(), _lanes(weights), w_blocks.flatten().numpy(), grad_x.flatten(1).numpy(),
+        grad_w.flatten().numpy(), _pad(grad, 0, cols).flatten().numpy(), _pad(_inverse(y), 0, cols).flatten().numpy(),
+        cutoff.flatten().numpy(), _rule(p - 1), len(grad_x), len(x_blocks), len(x), len(w),
+    )  # fmt: skip
+    return _unblock(grad_x.sum(0), x), _unblock(grad_w, w)
 
 
-def _blocks(a: Tensor, width: int) -> NDArray[np.float32]:
-    """[rows, I] -> [N, rows, width], the last block padded with zeros: x = w = 0 there, which changes no distance."""
-    padded = _pad(a, 0, -a.shape[1] % width)
-    return padded.view(len(a), -1, width).transpose(0, 1).contiguous().numpy()
+def _whole_blocks(a: Tensor) -> Tensor:
+    """[rows, I] with I padded to whole blocks by zeros: x = w = 0 there, which changes no distance."""
+    return _pad(a, 0, -a.shape[1] % _layout().BLOCK)
 
 
 def _pad(a: Tensor, rows: int, cols: int) -> Tensor:
     return F.pad(a, (0, cols, 0, rows)) if rows or cols else a
 
 
-def _unblock(blocks: NDArray[np.float32], like: Tensor) -> Tensor:
+def _tiled(x: Tensor, w: Tensor) -> Tensor:
+    """Room for y [B, O] with both sides padded to whole tiles."""
+    k = _layout()
+    return x.new_empty(-(-len(x) // k.ROWS) * k.ROWS, -(-len(w) // k.WIDTH) * k.WIDTH)
+
+
+def _shape(x: Tensor, w: Tensor) -> tuple[int, int, int]:
+    """Samples, features and panels of outputs."""
+    return len(x), x.shape[1], -(-len(w) // _layout().WIDTH)
+
+
+def _lanes(w: Tensor, scale: float = 1.0) -> NDArray[np.float32]:
+    """[O, I] -> [P, I, WIDTH], flat: panels of outputs side by side, the last padded with zeros, scaled on the way."""
+    k = _layout()
+    lanes = np.zeros((-(-len(w) // k.WIDTH), w.shape[1], k.WIDTH), np.float32)
+    _forward().pack_lanes(w.numpy(), np.float32(scale), lanes)
+    return lanes.ravel()
+
+
+def _blocks(a: Tensor) -> Tensor:
+    """[rows, I] -> [N, rows, BLOCK]."""
+    return a.view(len(a), -1, _layout().BLOCK).transpose(0, 1).contiguous()
+
+
+def _unblock(blocks: Tensor, like: Tensor) -> Tensor:
     rows, cols = like.shape
-    return torch.from_numpy(blocks).transpose(0, 1).reshape(blocks.shape[1], -1)[:rows, :cols].contiguous()
+    return blocks.transpose(0, 1).reshape(blocks.shape[1], -1)[:rows, :cols].contiguous()
 
 
-def _lanes(w: Tensor) -> NDArray[np.float32]:
-    """[O, I] -> [N, P, BLOCK, L]: P panels of L outputs side by side, the last padded with zeros."""
-    k = _kernels()
-    panels = -(-len(w) // k.LANES)
-    # Panels of equal width, a multiple of 16 so that vector loops have no remainder.
-    width = -(-len(w) // (panels * 16)) * 16
-    lanes = np.zeros((-(-w.shape[1] // k.BLOCK), panels, k.BLOCK, width), np.float32)
-    k.pack_lanes(w.numpy(), lanes)
-    return lanes
+def _slabs(x_blocks: Tensor) -> Tensor:
+    # Shares of the outputs keep all threads busy where there are few blocks of inputs.
+    return x_blocks.new_zeros(-(-_BACKWARD_TASKS // len(x_blocks)), *x_blocks.shape)
 
 
-def _squarings(p: float, most: float) -> tuple[int, ...]:
+def _inverse(y: Tensor) -> Tensor:
+    return y.reciprocal().clamp_(max=float(_layout().HUGE))
+
+
+def _squarings(p: float) -> tuple[int, ...]:
     """A tuple of length n where p = 2^n is small enough to be squared out, else an empty one."""
     mantissa, exponent = math.frexp(p)
-    return (0,) * (exponent - 1) if mantissa == 0.5 and p <= most else ()
+    return (0,) * (exponent - 1) if mantissa == 0.5 and p <= _LARGEST_SQUARED_P else ()
 
 
-def _scale(x: Tensor, lanes: NDArray[np.float32], p: float) -> float:
+def _rule(exponent: float) -> tuple[np.float32, int, np.float32, NDArray[np.float32]]:
+    """How the kernels raise to the exponent; -1 squarings where no polynomial is fitted."""
+    if exponent <= powers.LEAST_EXPONENT:
+        return np.float32(exponent), -1, np.float32(-1), np.zeros(1, np.float32)
+    squarings, coefficients = powers.fit(exponent)
+    return np.float32(exponent), squarings, np.float32(powers.least_ratio(exponent) - 1), coefficients
+
+
+def _scale(x: Tensor, w: Tensor, p: float) -> float:
     """A power of two (exact to multiply by) that puts the sums of |t_i|^p high in the range of float32.
 
     Judged by the p = inf distances of a few samples; pairs that leave the range all the same are done again.
     """
-    k, few = _kernels(), x[:: max(1, len(x) // 8)]
-    distances = np.empty((len(few), lanes.shape[1] * lanes.shape[3]), np.float32)
-    k.forward_max(_blocks(few, k.BLOCK), lanes, distances)
+    distance = float(_few(x[:: max(1, len(x) // 4)].contiguous(), w, math.inf).max())
     room = (126 - math.log2(x.shape[1])) / p - 0.5
-    return float(2.0 ** min(math.floor(room - math.log2(max(float(distances.max()), 2.0**-100))), 126))
+    return float(2.0 ** min(math.floor(room - math.log2(max(distance, 2.0**-100))), 126))
 
 
 def _magnitude(a: Tensor) -> float:
@@ -172,10 +223,23 @@ def _in_range(*inputs: Tensor) -> bool:
     return all(a.numel() and _magnitude(a) <= _LARGEST_INPUT for a in inputs)
 
 
-def _kernels() -> ModuleType:
-    kernels, threads = importlib.import_module("lib.ops.cpu_kernels"), torch.get_num_threads()
-    kernels.use_threads(threads)
+def _layout() -> ModuleType:
+    return importlib.import_module("lib.ops.cpu_tiles")
+
+
+def _forward() -> ModuleType:
+    return _ready("lib.ops.cpu_forward")
+
+
+def _backward() -> ModuleType:
+    return _ready("lib.ops.cpu_backward")
+
+
+def _ready(kernels: str) -> ModuleType:
+    """The kernels, with as many threads as torch has, or as Numba started with where that is less."""
+    module, threads, numba = importlib.import_module(kernels), torch.get_num_threads(), importlib.import_module("numba")
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     # Numba's OpenMP layer shares torch's runtime and sets its thread count when it starts.
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
-    return kernels
+    return module

@@ -107,4 +107,4 @@ def pull(g: Array, x: Array, w: Array, values: Array, c: Array, grad: Array) -> 
 
 def use_threads(count: int) -> None:
     """Lets the kernels use so many threads, or as many as Numba started with where that is less."""
-    set_num_threads(min(count, config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    set_num_threads(min(count, config.NUMBA_NUM_THREADS))

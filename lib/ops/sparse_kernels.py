@@ -29,7 +29,7 @@ _VECTOR = ir.VectorType(_FLOAT, LANES)
 
 def use_threads(count: int) -> None:
     """Lets the kernels use so many threads, or as many as Numba started with where that is less."""
-    set_num_threads(min(count, config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    set_num_threads(min(count, config.NUMBA_NUM_THREADS))
 
 
 # -- one unit, one tile: the loop over the chunks of a shortlist, in LLVM's vectors -----------------------------------

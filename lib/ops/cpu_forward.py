@@ -1,0 +1,324 @@
+"""Numba kernels of the forward pass and of the interval bounds; layouts in `cpu_tiles.py`."""
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from lib.ops.cpu_tiles import (
+    BLOCK,
+    ONE,
+    ROWS,
+    TILE,
+    ZERO,
+    Array,
+    Exponent,
+    Indices,
+    Rule,
+    four_rows,
+    kernel,
+    power,
+    powers_of_block,
+    safe_inverse,
+    store_tile,
+    tile_max,
+)
+from lib.ops.simd import (
+    WIDTH,
+    at_least,
+    first_bit,
+    larger,
+    larger_size,
+    largest,
+    load,
+    multiply_add,
+    size,
+    smaller,
+    splat,
+    splat_at,
+    square_root,
+    store,
+    total,
+    where_greater,
+)
+
+# Of simd.py and cpu_tiles.py, as there.
+PARTS = "24a81ee3545d61fd"
+
+# Samples of one task: few enough to balance threads, enough to keep a panel in the cache.
+STRIPE = 64
+# Inputs among which the first maximum is looked for: as many as there are bits in a mask.
+SPAN = 64
+# Terms in one run of a sum: runs are added up apart, which keeps the rounding small.
+PART = 256
+
+# Sums outside this range may have lost terms to underflow or overflow.
+_LEAST_SUM, _LARGEST_SUM = np.float32(2.0**-90), np.float32(2.0**126)
+
+
+# -- one (sample, output) pair, lanes over inputs ---------------------------------------------------------------------
+
+
+@kernel()
+def pair_max(x: Array, a: int, w: Array, c: int, count: int) -> np.float32:
+    """max_k |x[a + k] - w[c + k]|; `count` is a multiple of BLOCK."""
+    m0 = m1 = splat(ZERO)
+    for k in range(0, count, BLOCK):
+        m0 = larger_size(m0, size(load(x, a + k) - load(w, c + k)))
+        m1 = larger_size(m1, size(load(x, a + k + WIDTH) - load(w, c + k + WIDTH)))
+    return largest(larger_size(m0, m1))
+
+
+@kernel()
+def pair_sum(x: Array, a: int, w: Array, c: int, cutoff: Any, inverse: Any, rule: Rule) -> Any:
+    """(|x[a + k] - w[c + k]| inverse)^e of one block summed into sixteen lanes, without the terms below the cutoff."""
+    d0, d1 = size(load(x, a) - load(w, c)), size(load(x, a + WIDTH) - load(w, c + WIDTH))
+    v0, v1 = powers_of_block(d0, d1, inverse, rule)
+    return where_greater(cutoff, d0, splat(ZERO), v0) + where_greater(cutoff, d1, splat(ZERO), v1)
+
+
+@kernel()
+def pair_norm(x: Array, a: int, w: Array, c: int, count: int, p: np.float32) -> np.float32:
+    """||x - w||_p, rescaled by its own maximum, so that neither range nor underflow matters."""
+    m, s = pair_max(x, a, w, c, count), splat(ZERO)
+    for k in range(0, count, WIDTH):
+        s = s + power(size(load(x, a + k) - load(w, c + k)) * splat(safe_inverse(m)), splat(p))
+    return m * largest(root(splat(total(s)), p))
+
+
+@kernel()
+def first_in_span(x: Array, a: int, w: Array, c: int, value: np.float32, count: int) -> int:
+    """The first k with |x[a + k] - w[c + k]| >= value; there is one among the `count` <= SPAN inputs."""
+    found = 0
+    for k in range(0, count, BLOCK):
+        low = at_least(size(load(x, a + k) - load(w, c + k)), splat(value))
+        high = at_least(size(load(x, a + k + WIDTH) - load(w, c + k + WIDTH)), splat(value))
+        found |= (low | high << WIDTH) << k
+    return first_bit(found)
+
+
+# -- tiles ------------------------------------------------------------------------------------------------------------
+
+
+@kernel()
+def even_power(t: Any, squarings: Exponent) -> Any:
+    """|t|^(2^n) for n = len(squarings) >= 0; a tuple because its length is known when the kernel is compiled."""
+    for _ in range(len(squarings)):
+        t = t * t
+    return t
+
+
+@kernel()
+def root(lanes: Any, p: np.float32) -> Any:
+    return power(lanes, splat(ONE / p))
+
+
+@kernel()
+def tile_sum(
+    x: Array, rows: tuple[int, int, int, int], lanes: Array, at: int, count: int, squarings: Exponent
+) -> Any:  # fmt: skip
+    """sum_k |x[r, k] - w[k, j]|^(2^n), n = len(squarings) + 1."""
+    r0, r1, r2, r3 = rows
+    s0 = s1 = s2 = s3 = splat(ZERO)
+    for k in range(count):
+        w = load(lanes, at + k * WIDTH)
+        t0 = even_power(splat_at(x, r0 + k) - w, squarings)
+        t1 = even_power(splat_at(x, r1 + k) - w, squarings)
+        t2 = even_power(splat_at(x, r2 + k) - w, squarings)
+        t3 = even_power(splat_at(x, r3 + k) - w, squarings)
+        s0, s1 = multiply_add(t0, t0, s0), multiply_add(t1, t1, s1)
+        s2, s3 = multiply_add(t2, t2, s2), multiply_add(t3, t3, s3)
+    return s0, s1, s2, s3
+
+
+@kernel()
+def add_tile(tile: Any, out: Array, at: int, stride: int) -> None:
+    t0, t1, t2, t3 = tile
+    store(out, at, load(out, at) + t0)
+    store(out, at + stride, load(out, at + stride) + t1)
+    store(out, at + 2 * stride, load(out, at + 2 * stride) + t2)
+    store(out, at + 3 * stride, load(out, at + 3 * stride) + t3)
+
+
+@kernel()
+def stripes(samples: int) -> int:
+    return (samples + STRIPE - 1) // STRIPE
+
+
+@kernel()
+def stripe(task: int, samples: int) -> tuple[int, int, int]:
+    """The panel of a task and its samples b0..b1; neighbouring tasks share a panel."""
+    b0 = task % stripes(samples) * STRIPE
+    return task // stripes(samples), b0, min(b0 + STRIPE, samples)
+
+
+@kernel(parallel=True)
+def pack_lanes(w: Array, scale: np.float32, lanes: Array) -> None:
+    """lanes[q, k, j] = scale w[q WIDTH + j, k] for w [O, I]; beyond O and I it keeps the zeros it has."""
+    for q in prange(lanes.shape[0]):
+        for k0 in range(0, w.shape[1], BLOCK):
+            for j in range(min(WIDTH, w.shape[0] - q * WIDTH)):
+                for k in range(k0, min(k0 + BLOCK, w.shape[1])):
+                    lanes[q, k, j] = scale * w[q * WIDTH + j, k]
+
+
+@kernel(parallel=True)
+def forward_max(x: Array, lanes: Array, y: Array, samples: int, features: int, panels: int) -> None:
+    """y[b, o] = max_i |x_bi - w_oi|, exactly as rounded; y [B, P WIDTH] with B padded to whole tiles."""
+    for task in prange(panels * stripes(samples)):
+        q, b0, b1 = stripe(task, samples)
+        for b in range(b0, b1, ROWS):
+            tile = tile_max(x, four_rows(b, samples, features), lanes, q * features * WIDTH, features)
+            store_tile(tile, y, (b * panels + q) * WIDTH, panels * WIDTH)
+
+
+@kernel()
+def tile_first_span(
+    x: Array, rows: tuple[int, int, int, int], lanes: Array, at: int, features: int, found: Array
+) -> Any:  # fmt: skip
+    """The tile's maxima, and in `found` the first span of inputs that holds each."""
+    r0, r1, r2, r3 = rows
+    m0 = m1 = m2 = m3 = f0 = f1 = f2 = f3 = splat(ZERO)
+    for k in range(0, features, SPAN):
+        count = min(SPAN, features - k)
+        t0, t1, t2, t3 = tile_max(x, (r0 + k, r1 + k, r2 + k, r3 + k), lanes, at + k * WIDTH, count)
+        here = splat(np.float32(k // SPAN))
+        f0, f1 = where_greater(t0, m0, here, f0), where_greater(t1, m1, here, f1)
+        f2, f3 = where_greater(t2, m2, here, f2), where_greater(t3, m3, here, f3)
+        m0, m1, m2, m3 = larger_size(m0, t0), larger_size(m1, t1), larger_size(m2, t2), larger_size(m3, t3)
+    store_tile((f0, f1, f2, f3), found, 0, WIDTH)
+    return m0, m1, m2, m3
+
+
+@kernel(parallel=True)
+def forward_argmax(
+    x: Array, lanes: Array, w: Array, y: Array, index: Indices, samples: int, features: int, panels: int
+) -> None:
+    """As `forward_max`, and index [B, O], the first input that attains the maximum."""
+    outputs = index.shape[1]
+    for task in prange(panels * stripes(samples)):
+        q, b0, b1 = stripe(task, samples)
+        found = np.empty(TILE, np.float32)
+        for b in range(b0, b1, ROWS):
+            rows = four_rows(b, samples, features)
+            tile = tile_first_span(x, rows, lanes, q * features * WIDTH, features, found)
+            store_tile(tile, y, (b * panels + q) * WIDTH, panels * WIDTH)
+            for r in range(min(ROWS, samples - b)):
+                for j in range(min(WIDTH, outputs - q * WIDTH)):
+                    o, k = q * WIDTH + j, int(found[r * WIDTH + j]) * SPAN
+                    value, count = y[((b + r) * panels + q) * WIDTH + j], min(SPAN, features - k)
+                    index[b + r, o] = k + first_in_span(x, rows[r] + k, w, o * features + k, value, count)
+
+
+@kernel(parallel=True)
+def forward_squared(
+    x: Array, lanes: Array, scaled: Array, w: Array, y: Array, unscale: np.float32, squarings: Exponent,
+    samples: int, features: int, panels: int, outputs: int,
+) -> None:  # fmt: skip
+    """p = 2^n in one pass over scaled inputs; a pair whose sum left the safe range is done again from the raw ones."""
+    for task in prange(panels * stripes(samples)):
+        q, b0, b1 = stripe(task, samples)
+        valid, at = (1 << min(WIDTH, outputs - q * WIDTH)) - 1, q * features * WIDTH
+        for b in range(b0, b1, ROWS):
+            rows = four_rows(b, samples, features)
+            y0, stride = (b * panels + q) * WIDTH, panels * WIDTH
+            store_tile(tile_sum(scaled, rows, lanes, at, min(PART, features), squarings), y, y0, stride)
+            for k in range(PART, features, PART):
+                later = rows[0] + k, rows[1] + k, rows[2] + k, rows[3] + k
+                tile = tile_sum(scaled, later, lanes, at + k * WIDTH, min(PART, features - k), squarings)
+                add_tile(tile, y, y0, stride)
+            for r in range(min(ROWS, samples - b)):
+                s, here = load(y, y0 + r * stride), y0 + r * stride
+                lost = valid & ~(at_least(s, splat(_LEAST_SUM)) & at_least(splat(_LARGEST_SUM), s))
+                for _ in range(len(squarings) + 1):
+                    s = square_root(s)
+                store(y, here, s * splat(unscale))
+                while lost:
+                    j = first_bit(lost)
+                    lost &= lost - 1
+                    p = np.float32(2 << len(squarings))
+                    y[here + j] = pair_norm(x, rows[r], w, (q * WIDTH + j) * features, features, p)
+
+
+@kernel()
+def tile_power(
+    x: Array, rows: tuple[int, int, int, int], lanes: Array, at: int, w: Array, c: int, valid: int, live: int,
+    features: int, rule: Rule, cut: np.float32, peaks: Array, values: Array,
+) -> None:  # fmt: skip
+    """Any p: the maxima of all blocks first, then only the blocks that reach cut times the maximum of their pair.
+
+    `values` [4, TILE] returns the norms in its first row; the others hold totals, cutoffs and inverses.
+    """
+    r0, r1, r2, r3 = rows
+    values[:] = ZERO
+    for k in range(0, features, BLOCK):
+        tile = tile_max(x, (r0 + k, r1 + k, r2 + k, r3 + k), lanes, at + k * WIDTH, BLOCK)
+        store_tile(tile, peaks, k // BLOCK * TILE, WIDTH)
+        for r in range(ROWS):
+            peak = load(peaks, k // BLOCK * TILE + r * WIDTH)
+            store(values, r * WIDTH, larger_size(load(values, r * WIDTH), peak))
+    for i in range(TILE):
+        values[2 * TILE + i] = cut * values[i]
+        values[3 * TILE + i] = safe_inverse(values[i])
+    for r in range(live):
+        for j in range(valid):
+            i = r * WIDTH + j
+            cutoff, inverse, s = values[2 * TILE + i], splat(values[3 * TILE + i]), splat(ZERO)
+            for n in range(features // BLOCK):
+                if peaks[n * TILE + i] >= cutoff:
+                    k = n * BLOCK
+                    s = s + pair_sum(x, rows[r] + k, w, c + j * features + k, splat(cutoff), inverse, rule)
+            values[TILE + i] = total(s)
+    for r in range(0, TILE, WIDTH):
+        store(values, r, load(values, r) * root(load(values, TILE + r), rule[0]))
+
+
+@kernel(parallel=True)
+def forward_power(
+    x: Array, lanes: Array, w: Array, y: Array, rule: Rule, cut: np.float32,
+    samples: int, features: int, panels: int, outputs: int,
+) -> None:  # fmt: skip
+    for task in prange(panels * stripes(samples)):
+        q, b0, b1 = stripe(task, samples)
+        peaks, values = np.empty(features // BLOCK * TILE, np.float32), np.empty(4 * TILE, np.float32)
+        valid = min(WIDTH, outputs - q * WIDTH)
+        for b in range(b0, b1, ROWS):
+            rows, live = four_rows(b, samples, features), min(ROWS, samples - b)
+            tile_power(
+                x, rows, lanes, q * features * WIDTH, w, q * WIDTH * features, valid, live,
+                features, rule, cut, peaks, values,
+            )  # fmt: skip
+            for r in range(ROWS):
+                store(y, ((b + r) * panels + q) * WIDTH, load(values, r * WIDTH))
+
+
+@kernel(parallel=True)
+def forward_bounds(
+    lower: Array, upper: Array, lanes: Array, least: Array, greatest: Array, samples: int, features: int, panels: int
+) -> None:
+    """max(l - w, w - u, 0) and max(|l - w|, |u - w|), both from the ranges of l - w and u - w."""
+    for task in prange(panels * stripes(samples)):
+        q, b0, b1 = stripe(task, samples)
+        for b in range(b0, b1):
+            low_least = high_least = splat(np.float32(np.inf))
+            low_largest = high_largest = splat(np.float32(-np.inf))
+            for k in range(features):
+                w = load(lanes, (q * features + k) * WIDTH)
+                low, high = splat_at(lower, b * features + k) - w, splat_at(upper, b * features + k) - w
+                low_least, low_largest = smaller(low, low_least), larger(low, low_largest)
+                high_least, high_largest = smaller(high, high_least), larger(high, high_largest)
+            outward = larger(low_largest, splat(ZERO) - high_least)
+            at = (b * panels + q) * WIDTH
+            store(least, at, larger(outward, splat(ZERO)))
+            store(greatest, at, larger(outward, larger(splat(ZERO) - low_least, high_largest)))
+
+
+@kernel(parallel=True)
+def forward_few(x: Array, w: Array, y: Array, p: np.float32, features: int) -> None:
+    """The norms of a few samples, straight from w: packing it would cost more than they do."""
+    for o in prange(y.shape[1]):
+        for b in range(y.shape[0]):
+            if np.isinf(p):
+                y[b, o] = pair_max(x, b * features, w, o * features, features)
+            else:
+                y[b, o] = pair_norm(x, b * features, w, o * features, features, p)

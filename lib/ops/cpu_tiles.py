@@ -1,0 +1,147 @@
+"""What the kernels of both passes are made of: powers, and tiles of four samples by sixteen outputs.
+
+Layouts, all flat. `x` [B, I] and `w` [O, I], I a multiple of BLOCK. `lanes` [P, I, WIDTH]: the same weights as panels
+of WIDTH outputs side by side: one vector instruction serves sixteen outputs and no sum runs across a vector.
+`x_blocks` [N, B, BLOCK] and `w_blocks` [N, O, BLOCK]: blocks of inputs, for the gradients. Padding is zeros.
+Tasks are cut by shape and own what they write, so results do not depend on the number of threads.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from lib.ops.powers import DEGREE
+from lib.ops.simd import (
+    WIDTH,
+    exponent,
+    larger,
+    larger_size,
+    load,
+    mantissa,
+    multiply_add,
+    shift_exponent,
+    size,
+    splat,
+    splat_at,
+    store,
+)
+
+Array = NDArray[np.float32]
+Indices = NDArray[np.int32]
+Exponent = tuple[int, ...]
+# The exponent e and its fit: squarings (-1: none), the least r - 1, the coefficients.
+Rule = tuple[np.float32, int, np.float32, Array]
+
+# Of simd.py. Numba's cache does not see changes in other files, so tests hold each file of kernels to what it imports.
+PARTS = "73eafeb94233c5dd"
+
+BLOCK = 32
+# A tile is four samples by one panel: eight registers of AVX2 for the results, eight to work with.
+ROWS = 4
+TILE = ROWS * WIDTH
+
+ZERO, ONE = np.float32(0), np.float32(1)
+_TINY, HUGE = np.float32(1e-45), np.float32(3e38)
+_SMALLEST_EXPONENT = np.float32(-126)
+
+# 2^23 + 2^22: adding it rounds a small float32 to an integer held in the low bits.
+_ROUNDER = np.float32(1.5 * 2**23)
+
+# Minimax fits of log2(1 + m) / m on [sqrt(1/2) - 1, sqrt(2) - 1] (log2 off by at most 2^-24) and of 2^f on [-1/2, 1/2]
+# (to the last bit).
+_L7, _L6, _L5, _L4, _L3, _L2, _L1, _L0 = np.array(
+    [-0.14574452, 0.23689047, -0.25006905, 0.28670743, -0.36008722, 0.48093945, -0.72135717, 1.4426948],
+    dtype=np.float32,
+)
+_E6, _E5, _E4, _E3, _E2, _E1, _E0 = np.array(
+    [0.00015345812, 0.0013399931, 0.0096184891, 0.055503286, 0.24022646, 0.69314718, 1.0], dtype=np.float32
+)
+
+
+def kernel(**options: Any) -> Any:
+    """njit with the options all kernels share; no fast-math, so that NaN, ties and the order of sums stay exact."""
+    return njit(cache=True, nogil=True, **options)
+
+
+# -- powers -----------------------------------------------------------------------------------------------------------
+
+
+@kernel()
+def power(r: Any, p: Any) -> Any:
+    """r^p = 2^(p log2 r) in every lane for r >= 0, where the result is below 2^127; 0 counts as 2^-127."""
+    m = mantissa(r) - splat(ONE)
+    m2 = m * m
+    # Pairs of terms keep the chain of dependent operations short.
+    log2 = multiply_add(splat(_L7), m, splat(_L6))
+    log2 = multiply_add(log2, m2, multiply_add(splat(_L5), m, splat(_L4)))
+    log2 = multiply_add(log2, m2, multiply_add(splat(_L3), m, splat(_L2)))
+    log2 = multiply_add(log2, m2, multiply_add(splat(_L1), m, splat(_L0)))
+    z = larger(p * multiply_add(log2, m, exponent(r)), splat(_SMALLEST_EXPONENT))
+    rounded = z + splat(_ROUNDER)
+    f = z - (rounded - splat(_ROUNDER))
+    f2 = f * f
+    power = multiply_add(splat(_E6), f2, multiply_add(splat(_E5), f, splat(_E4)))
+    power = multiply_add(power, f2, multiply_add(splat(_E3), f, splat(_E2)))
+    return shift_exponent(multiply_add(power, f2, multiply_add(splat(_E1), f, splat(_E0))), rounded)
+
+
+@kernel()
+def powers_of_block(d0: Any, d1: Any, inverse: Any, rule: Rule) -> Any:
+    """(d inverse)^e for both halves of a block, by the fit of `powers.py` or, where there is none, by `power`.
+
+    Two halves at a time, because each alone would wait for its own results.
+    """
+    e, squarings, least, coefficients = rule
+    if squarings < 0:
+        return power(d0 * inverse, splat(e)), power(d1 * inverse, splat(e))
+    # Terms too small for the fit would end in subnormal numbers, which are many times slower.
+    t0 = larger(multiply_add(d0, inverse, splat(-ONE)), splat(least))
+    t1 = larger(multiply_add(d1, inverse, splat(-ONE)), splat(least))
+    v0 = v1 = splat_at(coefficients, 0)
+    for i in range(1, DEGREE + 1):
+        c = splat_at(coefficients, i)
+        v0, v1 = multiply_add(v0, t0, c), multiply_add(v1, t1, c)
+    for _ in range(squarings):
+        v0, v1 = v0 * v0, v1 * v1
+    return v0, v1
+
+
+@kernel()
+def safe_inverse(a: np.float32) -> np.float32:
+    """1 / a for a >= 0, kept finite."""
+    return min(ONE / max(a, _TINY), HUGE)
+
+
+# -- tiles of four samples and one panel of outputs -------------------------------------------------------------------
+
+
+@kernel()
+def four_rows(b: int, samples: int, stride: int) -> tuple[int, int, int, int]:
+    """Where rows b..b+3 start; rows past the last repeat it, so that no tile is a special case."""
+    last = samples - 1
+    return min(b, last) * stride, min(b + 1, last) * stride, min(b + 2, last) * stride, min(b + 3, last) * stride
+
+
+@kernel()
+def tile_max(x: Array, rows: tuple[int, int, int, int], lanes: Array, at: int, count: int) -> Any:
+    """max_k |x[r, k] - w[k, j]| over `count` inputs, for four rows r and the lanes j that start at `at`."""
+    r0, r1, r2, r3 = rows
+    m0 = m1 = m2 = m3 = splat(ZERO)
+    for k in range(count):
+        w = load(lanes, at + k * WIDTH)
+        m0 = larger_size(m0, size(splat_at(x, r0 + k) - w))
+        m1 = larger_size(m1, size(splat_at(x, r1 + k) - w))
+        m2 = larger_size(m2, size(splat_at(x, r2 + k) - w))
+        m3 = larger_size(m3, size(splat_at(x, r3 + k) - w))
+    return m0, m1, m2, m3
+
+
+@kernel()
+def store_tile(tile: Any, out: Array, at: int, stride: int) -> None:
+    t0, t1, t2, t3 = tile
+    store(out, at, t0)
+    store(out, at + stride, t1)
+    store(out, at + 2 * stride, t2)
+    store(out, at + 3 * stride, t3)

@@ -1,0 +1,113 @@
+import hashlib
+import re
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from numba import njit
+
+from lib.ops import cpu_backward, cpu_forward, cpu_tiles, simd
+
+LANES = np.arange(simd.WIDTH, dtype=np.float32)
+
+
+@pytest.mark.parametrize("kernels", [cpu_tiles, cpu_forward, cpu_backward])
+def test_a_file_of_kernels_changes_with_what_it_imports(kernels: ModuleType) -> None:
+    # Otherwise Numba's cache would go on serving kernels compiled from the old parts.
+    source = Path(kernels.__file__).read_text()  # type: ignore[arg-type]
+    parts = sorted(re.findall(r"^from lib\.ops\.(\w+) import", source, re.M))
+    texts = [Path(kernels.__file__).with_name(f"{part}.py").read_bytes() for part in parts]  # type: ignore[arg-type]
+    assert parts and hashlib.sha256(b"".join(texts)).hexdigest()[:16] == kernels.PARTS
+
+
+@njit
+def unary(which, a, out):  # type: ignore[no-untyped-def]
+    x = simd.load(a, 0)
+    if which == 0:
+        simd.store(out, 0, simd.size(x))
+    elif which == 1:
+        simd.store(out, 0, simd.square_root(x))
+    elif which == 2:
+        simd.store(out, 0, simd.exponent(x))
+    elif which == 3:
+        simd.store(out, 0, simd.mantissa(x))
+    else:
+        simd.store(out, 0, simd.splat_at(a, 3))
+
+
+@njit
+def binary(which, a, b, out):  # type: ignore[no-untyped-def]
+    x, y = simd.load(a, 0), simd.load(b, 0)
+    if which == 0:
+        simd.store(out, 0, x + y)
+    elif which == 1:
+        simd.store(out, 0, x - y)
+    elif which == 2:
+        simd.store(out, 0, x * y)
+    elif which == 3:
+        simd.store(out, 0, simd.larger(x, y))
+    elif which == 4:
+        simd.store(out, 0, simd.smaller(x, y))
+    elif which == 5:
+        simd.store(out, 0, simd.larger_size(simd.size(x), simd.size(y)))
+    elif which == 6:
+        simd.store(out, 0, simd.with_sign(x, y))
+    else:
+        simd.store(out, 0, simd.where_greater(x, y, x + x, y * y))
+
+
+@njit
+def across(a, b):  # type: ignore[no-untyped-def]
+    x, y = simd.load(a, 0), simd.load(b, 0)
+    return simd.at_least(x, y), simd.total(x), simd.largest(x)
+
+
+@njit
+def first(mask):  # type: ignore[no-untyped-def]
+    return simd.first_bit(mask)
+
+
+@pytest.mark.parametrize(
+    ("which", "wanted"),
+    [
+        (0, np.abs),
+        (1, np.sqrt),
+        (2, lambda x: np.floor(np.log2(x.astype(np.float64)) + 0.5)),
+        (3, lambda x: x / np.exp2(np.floor(np.log2(x.astype(np.float64)) + 0.5))),
+        (4, lambda x: np.full_like(x, x[3])),
+    ],
+)
+def test_operations_of_one_operand_are_those_of_numpy(which: int, wanted: object) -> None:
+    x = np.random.default_rng(which).uniform(1e-3, 9, simd.WIDTH).astype(np.float32)
+    x = -x if which == 0 else x
+    out = np.empty_like(x)
+    unary(which, x, out)
+    np.testing.assert_array_equal(out, np.asarray(wanted(x), np.float32))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("which", "wanted"),
+    [
+        (0, np.add),
+        (1, np.subtract),
+        (2, np.multiply),
+        (3, np.maximum),
+        (4, np.minimum),
+        (5, lambda x, y: np.maximum(np.abs(x), np.abs(y))),
+        (6, np.copysign),
+        (7, lambda x, y: np.where(x > y, x + x, y * y)),
+    ],
+)
+def test_operations_of_two_operands_are_those_of_numpy(which: int, wanted: object) -> None:
+    x, y = np.random.default_rng(which).standard_normal((2, simd.WIDTH)).astype(np.float32)
+    y[:3] = x[:3]
+    out = np.empty_like(x)
+    binary(which, x, y, out)
+    np.testing.assert_array_equal(out, wanted(x, y))  # type: ignore[operator]
+
+
+def test_comparisons_become_bits_and_lanes_become_numbers() -> None:
+    mask, total, largest = across(LANES, np.full_like(LANES, 5))
+    assert mask == (1 << simd.WIDTH) - (1 << 5) and total == LANES.sum() and largest == simd.WIDTH - 1
+    assert [first(1 << bit) for bit in (0, 7, 40)] == [0, 7, 40] and first(0b1011000) == 3
