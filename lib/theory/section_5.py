@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from lib.nets.base import DistanceNet
 from lib.nets.layers import LInfDist
-from lib.nets.models import DistanceNet
 from lib.recipes import Recipe
 from lib.theory.small import train
 
