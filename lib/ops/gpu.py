@@ -13,10 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.ops import powers
+
 _TILE = 64
 _CHUNK = 16
 _WARPS = 8
-_LARGEST_NATURAL_P = 1024  # beyond it, squaring costs more than exp2 and log2
+# In the backward a thread holds all rows of four columns; the sums over tiles of outputs take at most so many entries.
+_ROWS, _COLS, _COLUMN_WARPS = 16, 256, 2
+_LARGEST_PARTS = 2**26
+_LARGEST_DENSE_P = 16  # of those that are no powers of two
+_LARGEST_NATURAL_P = 1024  # beyond it, squaring costs more than a fit
 _LARGEST_FLOAT = torch.finfo(torch.float32).max
 
 
@@ -34,7 +40,8 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     # 1 / inf would make NaN of an infinite distance.
     scale = torch.where(peak.isinf(), 1.0, _reciprocal(peak))
     total = torch.empty_like(peak)
-    _launch("power_sums", total, _columns(x), _columns(w), scale, total, *peak.shape, x.shape[1], **_exponent(p))
+    sizes = *peak.shape, x.shape[1]
+    _launch("power_sums", total, _columns(x), _columns(w), scale, total, *sizes, **_exponent(p, p), CHUNK=_CHUNK)
     # The root in float64: the backward raises y to the power p, and its error with it.
     y = peak * total.clamp_(min=1).double().pow_(1 / p)
     return _crop(y.float(), x, w)
@@ -55,8 +62,8 @@ def lp_dist_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of sum_bo grad_bo y_bo in x [B, I] and in w [O, I]; one that is not needed comes back empty, [0].
 
-    Finite p: dy/dx_i = sign(t_i) (|t_i| / y)^(p-1), sign(0) = 0; the two gradients are two launches of one kernel, as
-    dy/dw is the same odd function of w - x. p = inf: sign(t_i) at i = index, sign(0) = +1, by a sorted scatter.
+    Finite p: dy/dx_i = sign(t_i) (|t_i| / y)^(p-1), sign(0) = 0, dy/dw = -dy/dx, both from one pass over all triples.
+    p = inf: sign(t_i) at i = index, sign(0) = +1, by a sorted scatter.
 
     Raises:
         ModuleNotFoundError: Triton is not installed.
@@ -74,10 +81,8 @@ def lp_dist_backward(
         )
     # At p = 1 only the sign counts, and no ratio may underflow and lose it.
     scale = torch.ones_like(y) if p == 1 else _reciprocal(y)
-    return (
-        _gradient(x, w, grad.T, scale.T, p) if need_x else none,
-        _gradient(w, x, grad, scale, p) if need_w else none,
-    )
+    grad_x, grad_w = _gradients(x, w, grad, scale, p, need_x, need_w)
+    return grad_x if need_x else none, grad_w if need_w else none
 
 
 def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,18 +108,37 @@ def _peaks(x: Tensor, w: Tensor, *, with_index: bool) -> tuple[Tensor, Tensor]:
     return y, index
 
 
-def _gradient(a: Tensor, c: Tensor, grad: Tensor, scale: Tensor, p: float) -> Tensor:
-    """sum_m grad[m, n] sign(a[n] - c[m]) (|a[n] - c[m]| scale[m, n])^(p - 1), [N, I]."""
-    whole = _whole_tiles(a, rows=True)
-    out = torch.empty_like(whole)
-    operands = whole, _whole_tiles(c), _whole_tiles(grad), _whole_tiles(scale)
-    _launch("gradient_sums", out, *operands, out, *out.shape, len(c), **_exponent(p))
-    return out[: a.shape[0], : a.shape[1]].contiguous()
+def _gradients(
+    x: Tensor, w: Tensor, grad: Tensor, scale: Tensor, p: float, need_x: bool, need_w: bool
+) -> tuple[Tensor, Tensor]:
+    """sum_o u and -sum_b u for u[b, o, i] = grad sign(r) |r|^(p - 1), r = (x[b, i] - w[o, i]) scale[b, o]."""
+    rows, cols = -len(w) % _ROWS, -x.shape[1] % _COLS
+    wide, weights = F.pad(x, (0, cols)), F.pad(w, (0, cols, 0, rows))
+    grad, scale = F.pad(grad, (0, rows)), F.pad(scale, (0, rows))
+    grad_x, grad_w = torch.zeros_like(wide), torch.empty_like(weights)
+    step = max(1, _LARGEST_PARTS // max(1, wide.numel())) * _ROWS
+    for o in range(0, len(weights), step):
+        part = slice(o, o + step)
+        parts_x = wide.new_empty(len(weights[part]) // _ROWS if need_x else 0, *wide.shape)
+        with torch.cuda.device_of(x):
+            _kernels().gradient_sums[(weights[part].numel() // (_ROWS * _COLS),)](
+                wide, weights[part], grad[:, part].contiguous(), scale[:, part].contiguous(), parts_x, grad_w[part],
+                len(x), len(weights[part]), wide.shape[1], **_exponent(p, p - 1), NEED_X=need_x, NEED_W=need_w,
+                ROWS=_ROWS, COLS=_COLS, num_warps=_COLUMN_WARPS, enable_fp_fusion=True,
+            )  # fmt: skip
+        grad_x += parts_x.sum(0)
+    return grad_x[:, : x.shape[1]].contiguous(), grad_w[: len(w), : x.shape[1]].contiguous()
 
 
-def _exponent(p: float) -> dict[str, float]:
-    natural = int(p) if float(p).is_integer() and p <= _LARGEST_NATURAL_P else 0
-    return {"p": float(p), "natural_p": natural, "CHUNK": _CHUNK}
+def _exponent(p: float, raised_to: float) -> dict[str, float | tuple[float, ...]]:
+    """How the kernels raise: by squaring where that is short, else by the fit of powers.py, else by exp2 and log2."""
+    whole = float(p).is_integer() and p <= _LARGEST_NATURAL_P
+    natural = int(p) if whole and (p <= _LARGEST_DENSE_P or int(p).bit_count() == 1) else 0
+    squarings, fit = -1, (0.0,) * (powers.DEGREE + 2)
+    if not natural and raised_to > powers.LEAST_EXPONENT:
+        squarings, coefficients = powers.fit(raised_to)
+        fit = (*coefficients.tolist(), powers.least_ratio(raised_to) - 1)
+    return {"p": float(p), "fit": fit, "natural_p": natural, "squarings": squarings}
 
 
 def _reciprocal(y: Tensor) -> Tensor:
@@ -126,16 +150,16 @@ def _columns(a: Tensor) -> Tensor:
     return _whole_tiles(a.T)
 
 
-def _whole_tiles(a: Tensor, *, rows: bool = False) -> Tensor:
-    padding = (0, -a.shape[1] % _TILE, 0, -a.shape[0] % _TILE if rows else 0)
-    return F.pad(a, padding) if any(padding) else a.contiguous()
+def _whole_tiles(a: Tensor) -> Tensor:
+    padding = -a.shape[1] % _TILE
+    return F.pad(a, (0, padding)) if padding else a.contiguous()
 
 
 def _crop(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
     return y[: len(x), : len(w)].contiguous()
 
 
-def _launch(kernel: str, out: Tensor, *arguments: Tensor | int, **constants: float) -> None:
+def _launch(kernel: str, out: Tensor, *arguments: Tensor | int, **constants: Any) -> None:
     """One program per tile of out, on the device of out."""
     with torch.cuda.device_of(out):
         getattr(_kernels(), kernel)[(out.numel() // _TILE**2,)](

@@ -1,9 +1,9 @@
 """Triton kernels behind `lib.ops.gpu`: a register tile over two free indices, a loop over the summed or maximised one.
 
-Each program owns its output tile, so there are no atomics and two runs agree bit for bit. Each step of the loop loads
-one short contiguous vector per side and updates the tile by their outer difference; `lib.ops.gpu` transposes the
-operands for that and pads the free dimensions with zeros to whole tiles, so that every load and store is in range and
-vectorised. Base pointers advance row by row and tile offsets are int64: tensors may have more than 2^31 elements.
+Each program owns what it writes, so there are no atomics and two runs agree bit for bit. Each step of the loop loads
+one short contiguous vector per side and updates the tile by their outer difference; `lib.ops.gpu` lays the operands out
+for that and pads them with zeros to whole tiles, so that every load and store is in range and vectorised. Base pointers
+advance row by row and tile offsets are int64: tensors may have more than 2^31 elements.
 """
 
 import triton
@@ -44,29 +44,48 @@ def _log2(r):
 
 
 @triton.jit
-def _power(r, p, natural_p: tl.constexpr):
-    """|r|^p; natural_p is p where that is a small natural number, else 0."""
-    if natural_p == 0:
-        result = tl.exp2(p * _log2(tl.abs(r)))
-    elif natural_p % 2 == 0:
-        result = _natural_power(r, natural_p)
+def _fitted_power(size, fit, squarings: tl.constexpr):
+    """size^e for 0 <= size <= 1 by the fit of `powers.py`: c_7 .. c_0, then the least size - 1 it holds for.
+
+    A smaller size counts as that one, 2^-28 beside 1; NaN stays NaN.
+    """
+    t = tl.maximum(size - 1.0, fit[8], propagate_nan=NAN)
+    value = fit[0] * t + fit[1]
+    value = value * t + fit[2]
+    value = value * t + fit[3]
+    value = value * t + fit[4]
+    value = value * t + fit[5]
+    value = value * t + fit[6]
+    value = value * t + fit[7]
+    for _ in tl.static_range(squarings):
+        value = value * value
+    return value
+
+
+@triton.jit
+def _power(r, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr):
+    """|r|^p: by squaring where natural_p is not 0, by a fit where squarings is not negative, else by exp2 and log2."""
+    if natural_p != 0:
+        result = _natural_power(r if natural_p % 2 == 0 else tl.abs(r), natural_p)
+    elif squarings >= 0:
+        result = _fitted_power(tl.abs(r), fit, squarings)
     else:
-        result = _natural_power(tl.abs(r), natural_p)
+        result = tl.exp2(p * _log2(tl.abs(r)))
     return result
 
 
 @triton.jit
-def _signed_power(r, p, natural_p: tl.constexpr):
-    """sign(r) |r|^(p - 1) with sign(0) = 0; NaN stays NaN."""
-    if natural_p == 0:
-        size = tl.exp2((p - 1.0) * _log2(tl.abs(r)))
-        result = tl.where(r > 0, size, tl.where(r < 0, -size, r))
-    elif natural_p == 1:
+def _signed_power(r, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr):
+    """sign(r) |r|^(p - 1) with sign(0) = 0; NaN stays NaN. The fit is that of the exponent p - 1."""
+    if natural_p == 1:
         result = tl.where(r > 0, 1.0, tl.where(r < 0, -1.0, r))
-    elif natural_p % 2 == 0:
+    elif natural_p > 0 and natural_p % 2 == 0:
         result = _natural_power(r, natural_p - 1)
-    else:
+    elif natural_p > 0:
         result = tl.abs(r) * _natural_power(r, natural_p - 2)
+    else:
+        size = _power(r, p - 1.0, fit, 0, squarings)
+        result = tl.where(r > 0, size, tl.where(r < 0, -size, r))
     return result
 
 
@@ -101,7 +120,10 @@ def peaks(x_t, w_t, y, index, B, O, I, WITH_INDEX: tl.constexpr, TILE: tl.conste
 
 
 @triton.jit
-def power_sums(x_t, w_t, scale, total, B, O, I, p, natural_p: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr):
+def power_sums(
+    x_t, w_t, scale, total, B, O, I, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr, CHUNK: tl.constexpr,
+    TILE: tl.constexpr,
+):  # fmt: skip
     """total[b, o] = sum_i (|x_t[i, b] - w_t[i, o]| scale[b, o])^p, chunk by chunk to keep the rounding small."""
     b, o, place = _tile(B, O, TILE)
     unit = tl.load(scale + place)
@@ -110,7 +132,7 @@ def power_sums(x_t, w_t, scale, total, B, O, I, p, natural_p: tl.constexpr, CHUN
         part = tl.zeros([TILE, TILE], tl.float32)
         for _ in tl.range(start, tl.minimum(start + CHUNK, I), loop_unroll_factor=UNROLL):
             difference = tl.load(x_t + b)[:, None] - tl.load(w_t + o)[None, :]
-            part += _power(difference * unit, p, natural_p)
+            part += _power(difference * unit, p, fit, natural_p, squarings)
             x_t += B
             w_t += O
         whole += part
@@ -118,21 +140,34 @@ def power_sums(x_t, w_t, scale, total, B, O, I, p, natural_p: tl.constexpr, CHUN
 
 
 @triton.jit
-def gradient_sums(a, c, grad, scale, out, N, I, M, p, natural_p: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr):
-    """out[n, i] = sum_m grad[m, n] sign(r) |r|^(p - 1) with r = (a[n, i] - c[m, i]) scale[m, n], chunk by chunk."""
-    n, i, place = _tile(N, I, TILE)
-    here = tl.load(a + place)
-    whole = tl.zeros([TILE, TILE], tl.float32)
-    for start in range(0, M, CHUNK):
-        part = tl.zeros([TILE, TILE], tl.float32)
-        for _ in tl.range(start, tl.minimum(start + CHUNK, M), loop_unroll_factor=UNROLL):
-            ratio = (here - tl.load(c + i)[None, :]) * tl.load(scale + n)[:, None]
-            part += tl.load(grad + n)[:, None] * _signed_power(ratio, p, natural_p)
-            c += I
-            grad += N
-            scale += N
-        whole += part
-    tl.store(out + place, whole)
+def gradient_sums(
+    x, w, grad, scale, parts_x, grad_w, B, O, I, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr,
+    NEED_X: tl.constexpr, NEED_W: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """u[b, o, i] = grad[b, o] sign(r) |r|^(p - 1), r = (x[b, i] - w[o, i]) scale[b, o], summed both ways at once.
+
+    grad_w[o, i] = -sum_b u, and for each tile n of ROWS outputs parts_x[n, b, i] = sum of u over the tile. A thread
+    holds all rows of a few columns, so neither sum crosses threads.
+    """
+    tile, col = tl.program_id(0) // (I // COLS), tl.program_id(0) % (I // COLS)
+    o, i = tile * ROWS + tl.arange(0, ROWS), col * COLS + tl.arange(0, COLS)
+    place = o.to(tl.int64)[:, None] * I + i[None, :]
+    here = tl.load(w + place)
+    whole = tl.zeros([ROWS, COLS], tl.float32)
+    parts_x += tile.to(tl.int64) * B * I
+    for _ in range(B):
+        ratio = (tl.load(x + i)[None, :] - here) * tl.load(scale + o)[:, None]
+        pull = tl.load(grad + o)[:, None] * _signed_power(ratio, p, fit, natural_p, squarings)
+        if NEED_W:
+            whole -= pull
+        if NEED_X:
+            tl.store(parts_x + i, tl.sum(pull, 0))
+        x += I
+        grad += O
+        scale += O
+        parts_x += I
+    if NEED_W:
+        tl.store(grad_w + place, whole)
 
 
 @triton.jit

@@ -200,6 +200,27 @@ def test_no_executed_distance_leaves_the_executed_bounds(seed: int, features: in
         assert (y <= greatest).all()
 
 
+def test_gradients_found_tile_by_tile_are_those_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w, grad = rand(3, 20), rand(40, 20), rand(3, 40)
+    y = gpu.lp_dist(x, w, 8.0)
+    at_once = gpu.lp_dist_backward(grad, x, w, y, NO_INDEX, 8.0, True, True)
+    monkeypatch.setattr(gpu, "_LARGEST_PARTS", 1)
+    piecewise = gpu.lp_dist_backward(grad, x, w, y, NO_INDEX, 8.0, True, True)
+    torch.testing.assert_close(piecewise[0], at_once[0])
+    assert torch.equal(piecewise[1], at_once[1])
+
+
+@pytest.mark.parametrize("p", [9.7, 37.3, 500.5])
+def test_a_fitted_power_drops_no_sign_and_invents_no_number(p: float) -> None:
+    x, w, grad = rand(3, 9), rand(4, 9), torch.ones(3, 4, device=DEVICE)
+    x[1] = w[2]
+    x[2, 3] = math.nan
+    y = gpu.lp_dist(x, w, p)
+    grad_x, grad_w = gpu.lp_dist_backward(grad, x, w, y, NO_INDEX, p, True, True)
+    assert y[1, 2] == 0 and y[2].isnan().all() and not y[:2].isnan().any()
+    assert grad_x[2, 3].isnan() and grad_w[:, 3].isnan().all() and not grad_x[:2].isnan().any()
+
+
 def test_importing_the_module_imports_no_triton() -> None:
     code = "import sys; import lib.ops.gpu; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
