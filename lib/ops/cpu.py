@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lib.ops import powers, reference
+from lib.ops.compiled import ready
 
 _LARGEST_INPUT = 2.0**126
 # Up to this every term is squared out; above, terms that do not count are left out.
@@ -228,18 +229,8 @@ def _layout() -> ModuleType:
 
 
 def _forward() -> ModuleType:
-    return _ready("lib.ops.cpu_forward")
+    return ready("cpu_forward")
 
 
 def _backward() -> ModuleType:
-    return _ready("lib.ops.cpu_backward")
-
-
-def _ready(kernels: str) -> ModuleType:
-    """The kernels, with as many threads as torch has, or as Numba started with where that is less."""
-    module, threads, numba = importlib.import_module(kernels), torch.get_num_threads(), importlib.import_module("numba")
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    # Numba's OpenMP layer shares torch's runtime and sets its thread count when it starts.
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
-    return module
+    return ready("cpu_backward")

@@ -7,7 +7,6 @@ order of k, each product and each sum rounded, so that the executed y is increas
 bounds hold for it.
 """
 
-import importlib
 from types import ModuleType
 from typing import cast
 
@@ -15,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+
+from lib.ops.compiled import ready
 
 _TILE_ELEMENTS = 1 << 24
 
@@ -148,9 +149,7 @@ def _padded(x: Tensor) -> object:
 
 
 def _kernels() -> ModuleType:
-    kernels = importlib.import_module("lib.ops.order_kernels")
-    kernels.use_threads(torch.get_num_threads())
-    return kernels
+    return ready("order_kernels")
 
 
 @torch.library.custom_op("linf_dist_book::sort_dist", mutates_args=())

@@ -7,7 +7,7 @@ to a multiple of STEP. No fast-math at all: every value is the executed |x - w| 
 from typing import Any
 
 import numpy as np
-from numba import config, njit, prange, set_num_threads
+from numba import njit, prange
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
@@ -103,8 +103,3 @@ def pull(g: Array, x: Array, w: Array, values: Array, c: Array, grad: Array) -> 
                             taken[k] = True
                             grad[b, i] += g[b, o] * c[k] * np.float32(np.sign(t))
                             break
-
-
-def use_threads(count: int) -> None:
-    """Lets the kernels use so many threads, or as many as Numba started with where that is less."""
-    set_num_threads(min(count, config.NUMBA_NUM_THREADS))

@@ -6,7 +6,6 @@ A list is sorted by the most that its entries can give and cut into chunks, so t
 that can no longer raise any of the maxima it holds.
 """
 
-import importlib
 from types import ModuleType
 from typing import NamedTuple
 
@@ -14,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from lib.ops.compiled import ready
 
 
 class Shortlists(NamedTuple):
@@ -92,9 +93,4 @@ def _padded(x: Tensor, rows: int) -> Tensor:
 
 
 def _kernels() -> ModuleType:
-    kernels, threads = importlib.import_module("lib.ops.sparse_kernels"), torch.get_num_threads()
-    kernels.use_threads(threads)
-    # Numba's OpenMP layer shares torch's runtime and sets its thread count when it starts.
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
-    return kernels
+    return ready("sparse_kernels")

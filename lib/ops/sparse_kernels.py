@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import config, njit, prange, set_num_threads, types
+from numba import njit, prange, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -25,11 +25,6 @@ CHUNK = 8
 _CACHE_LINE = 16  # floats
 _FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
-
-
-def use_threads(count: int) -> None:
-    """Lets the kernels use so many threads, or as many as Numba started with where that is less."""
-    set_num_threads(min(count, config.NUMBA_NUM_THREADS))
 
 
 # -- one unit, one tile: the loop over the chunks of a shortlist, in LLVM's vectors -----------------------------------
