@@ -30,7 +30,7 @@ def least_ratio(exponent: float) -> float:
 def fit(exponent: float) -> tuple[int, NDArray[np.float32]]:
     """k and c_7 .. c_0 with r^exponent = (sum_i c_i (r - 1)^i)^(2^k) for r from least_ratio(exponent) to 1.
 
-    Off by at most (exponent + 2) 2^-24 in all, about a quarter of what the gradients promise (tests/ops/test_powers.py).
+    Off by at most (exponent + 2) 2^-24 in all, about a quarter of what the gradients promise.
 
     Raises:
         ValueError: an exponent that is not above LEAST_EXPONENT, or not finite.
