@@ -1,0 +1,1 @@
+"""Measurements of the operations against peers and against the machine's floor: `python -m bench`."""

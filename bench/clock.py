@@ -1,0 +1,38 @@
+"""Seconds of a piece of work, on the CPU or on a GPU."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from lib.experiments.speed import Timing
+
+RUNS = 5
+# A run shorter than this would measure the clock: short work is repeated within a run.
+_LEAST_SECONDS = 0.01
+
+Work = Callable[[], object]
+# What a section finds: timings, and who was left out for which reason.
+Found = Iterator[Timing | tuple[str, str]]
+
+
+def once(work: Work, repeats: int = 1) -> float:
+    """Seconds of one execution, from an idle GPU to an idle GPU."""
+    _wait()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    _wait()
+    return (time.perf_counter() - began) / repeats
+
+
+def runs(work: Work, count: int = RUNS) -> tuple[float, ...]:
+    """Seconds of each of `count` runs, after one that is left out: it may compile."""
+    work()
+    repeats = max(1, int(_LEAST_SECONDS / once(work)))
+    return tuple(once(work, repeats) for _ in range(count))
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
