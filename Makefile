@@ -7,7 +7,7 @@ READY := .venv/.ready
 CLEAR := $(if $(wildcard $(READY)),,--clear)
 RECORD := runs/digits/linf-dist-net/quick-0.json
 
-.PHONY: help setup run test lint tables book book-full
+.PHONY: help setup run test lint tables bench book book-full
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
@@ -30,7 +30,7 @@ run: $(READY)  ## one row end to end on real digits: train, certify, attack, com
 
 test: lint  ## everything that has to hold before a change goes in
 	$(BIN)/pytest tests --cov --cov-report=term:skip-covered --cov-fail-under=90
-	$(BIN)/pytest book/neuron.ipynb book/lipschitz.ipynb book/approximation.ipynb book/generalisation.ipynb book/training.ipynb book/certification.ipynb book/quickstart.ipynb # apart: nbval measures coverage in a way of its own, and hangs
+	$(BIN)/pytest book/neuron.ipynb book/lipschitz.ipynb book/approximation.ipynb book/generalisation.ipynb book/training.ipynb book/certification.ipynb book/efficiency.ipynb book/quickstart.ipynb # apart: nbval measures coverage in a way of its own, and hangs
 	$(MAKE) book
 
 lint: $(READY)  ## style and types
@@ -40,6 +40,9 @@ lint: $(READY)  ## style and types
 
 tables: $(READY)  ## rewrite book/_generated/ from the ledger
 	$(BIN)/python -m lib tables
+
+bench: $(READY)  ## measure the operations on this machine, which should be quiet: bench/results/
+	$(BIN)/python -m bench
 
 book: $(READY)  ## the site, from the committed outputs: book/_build/html/index.html
 	$(BIN)/jupyter-book build --all -W --keep-going book/

@@ -67,15 +67,21 @@ def _peer(peer: Peer, what: str, p: float, x: Tensor, w: Tensor) -> Timing:
     if what == BOTH and not peer.differentiable:
         raise Unable("has no gradients")
     distance = peer.make(p)
-    few = x[: min(len(x), 4)]
-    trial = work(distance, what, few, w)
-    trial()
-    rows = int(len(few) * _SECONDS / clock.once(trial))
-    if peer.slab:
+    rows = len(x) if len(x) < 3 else _affordable(distance, what, x, w)
+    if peer.slab and (what == BOTH or not peer.fused):
         rows = min(rows, _NUMBERS // w.numel())
     # Powers of two, so that two machines, or two days, choose alike.
     rows = min(len(x), 2 ** int(math.log2(max(rows, 1))))
     return _timing(peer.who, distance, what, p, x[:rows], w)
+
+
+def _affordable(distance: Distance, what: str, x: Tensor, w: Tensor) -> float:
+    """How many samples take `_SECONDS`, what every call costs left out."""
+    one, three = work(distance, what, x[:1], w), work(distance, what, x[:3], w)
+    one(), three()
+    seconds = clock.once(one), clock.once(three)
+    # Where a call costs much more than a sample, the difference is noise.
+    return _SECONDS / max((seconds[1] - seconds[0]) / 2, seconds[1] / 100)
 
 
 def _timing(who: str, distance: Distance, what: str, p: float, x: Tensor, w: Tensor) -> Timing:

@@ -20,12 +20,13 @@ class Unable(Exception):  # noqa: N818 - no failure of ours
 
 
 class Peer(NamedTuple):
-    """Somebody's distance at one p; `slab` says that it makes a tensor of B x O x I."""
+    """Somebody's distance at one p; `slab` says that it makes a tensor of B x O x I, `fused` not for its forward."""
 
     who: str
     make: Callable[[float], Distance]
     slab: bool
     differentiable: bool
+    fused: bool = False
 
 
 def work(distance: Distance, what: str, x: Tensor, w: Tensor) -> Work:
@@ -109,7 +110,7 @@ def _array(a: Tensor) -> Any:
 PEERS = (
     Peer(CDIST, _cdist, slab=False, differentiable=True),
     Peer("broadcast", _broadcast, slab=True, differentiable=True),
-    Peer("torch.compile of the broadcast", _compiled, slab=True, differentiable=True),
+    Peer("torch.compile of the broadcast", _compiled, slab=True, differentiable=True, fused=True),
     Peer("scipy cdist", _scipy, slab=False, differentiable=False),
     Peer("tropical-gemm", _tropical, slab=False, differentiable=False),
 )

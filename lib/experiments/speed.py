@@ -193,6 +193,16 @@ def layer_table(speed: Speed, width: int) -> pd.DataFrame:
     return table.reindex([FORWARD, BOTH, BOUNDS], level="what")
 
 
+def odd_table(speed: Speed) -> pd.Series:
+    """Ours over torch.cdist, in triples a second, for each (shape, what, p) of the odd shapes."""
+    timings = list(speed.timings("odd"))
+    ratios = {
+        (f"{ours.batch} x {ours.widths[0]} to {ours.widths[1]}", ours.what, ours.p): ours.rate / peer.rate
+        for ours, peer in zip(timings[::2], timings[1::2], strict=True)
+    }
+    return pd.Series(ratios).rename_axis(["shape", "what", "p"])
+
+
 def net_table(speed: Speed, prefix: str) -> pd.DataFrame:
     """Nets: median seconds of each part (columns) for each net and p, with the samples and how many were timed."""
     rows = [
