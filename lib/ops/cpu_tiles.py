@@ -131,10 +131,10 @@ def tile_max(x: Array, rows: tuple[int, int, int, int], lanes: Array, at: int, c
     m0 = m1 = m2 = m3 = splat(ZERO)
     for k in range(count):
         w = load(lanes, at + k * WIDTH)
-        m0 = larger_size(m0, size(splat_at(x, r0 + k) - w))
-        m1 = larger_size(m1, size(splat_at(x, r1 + k) - w))
-        m2 = larger_size(m2, size(splat_at(x, r2 + k) - w))
-        m3 = larger_size(m3, size(splat_at(x, r3 + k) - w))
+        m0 = larger_size(m0, size(w - splat_at(x, r0 + k)))
+        m1 = larger_size(m1, size(w - splat_at(x, r1 + k)))
+        m2 = larger_size(m2, size(w - splat_at(x, r2 + k)))
+        m3 = larger_size(m3, size(w - splat_at(x, r3 + k)))
     return m0, m1, m2, m3
 
 
