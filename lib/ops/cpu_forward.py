@@ -27,13 +27,12 @@ from lib.ops.simd import (
     WIDTH,
     at_least,
     first_bit,
-    larger,
     larger_size,
     largest,
     load,
+    lower_depth,
     multiply_add,
     size,
-    smaller,
     splat,
     splat_at,
     square_root,
@@ -43,7 +42,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "ab5dee48be85de36"
+PARTS = "4e48522cea0fe5f2"
 
 # Samples of one task: few enough to balance threads, enough to keep a panel in the cache.
 STRIPE = 64
@@ -300,17 +299,17 @@ def forward_bounds(
     for task in prange(panels * stripes(samples)):
         q, b0, b1 = stripe(task, samples)
         for b in range(b0, b1):
-            low_least = high_least = splat(np.float32(np.inf))
-            low_largest = high_largest = splat(np.float32(-np.inf))
+            low_height = high_height = splat(ZERO)
+            low_depth = high_depth = splat(-ZERO)
             for k in range(features):
                 w = load(lanes, (q * features + k) * WIDTH)
                 low, high = w - splat_at(lower, b * features + k), w - splat_at(upper, b * features + k)
-                low_least, low_largest = smaller(low, low_least), larger(low, low_largest)
-                high_least, high_largest = smaller(high, high_least), larger(high, high_largest)
-            outward = larger(high_largest, splat(ZERO) - low_least)
+                low_height, low_depth = larger_size(low_height, low), lower_depth(low_depth, low)
+                high_height, high_depth = larger_size(high_height, high), lower_depth(high_depth, high)
+            outward = larger_size(high_height, size(low_depth))
             at = (b * panels + q) * WIDTH
-            store(least, at, larger(outward, splat(ZERO)))
-            store(greatest, at, larger(outward, larger(splat(ZERO) - high_least, low_largest)))
+            store(least, at, outward)
+            store(greatest, at, larger_size(outward, larger_size(low_height, size(high_depth))))
 
 
 @kernel(parallel=True)

@@ -113,6 +113,17 @@ def store(typing: Any, array: Any, offset: Any, lanes: Any) -> Any:
     return types.void(array, types.intp, LANES), generate
 
 
+@intrinsic
+def offset_at(typing: Any, array: Any, offset: Any) -> Any:
+    """array[offset], an int32 that is itself an offset; Numba's own indexing would ask whether either is negative."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        here = builder.load(_address(context, builder, signature.args[0], *values))
+        return builder.sext(here, ir.IntType(64))
+
+    return types.int64(array, types.intp), generate
+
+
 # -- arithmetic -------------------------------------------------------------------------------------------------------
 
 
@@ -125,9 +136,14 @@ _operator(operator.sub, _of_lanes(2, lambda b, x, y: b.fsub(x, y)))
 _operator(operator.mul, _of_lanes(2, lambda b, x, y: b.fmul(x, y)))
 
 
-def _largest_size(b: Any, x: Any, y: Any) -> Any:
+def _larger_size(b: Any, x: Any, y: Any) -> Any:
     x, y = b.bitcast(x, _INTS), b.bitcast(y, _INTS)
     return b.bitcast(b.select(b.icmp_signed(">", x, y), x, y), _FLOATS)
+
+
+def _lower_depth(b: Any, x: Any, y: Any) -> Any:
+    x, y = b.bitcast(x, _INTS), b.bitcast(y, _INTS)
+    return b.bitcast(b.select(b.icmp_unsigned(">", x, y), x, y), _FLOATS)
 
 
 # x y + z with one rounding where the machine has the instruction.
@@ -136,9 +152,10 @@ size = _of_lanes(1, lambda b, x: _llvm("fabs", b, x))
 square_root = _of_lanes(1, lambda b, x: _llvm("sqrt", b, x))
 with_sign = _of_lanes(2, lambda b, x, y: _llvm("copysign", b, x, y))
 larger = _of_lanes(2, lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
-smaller = _of_lanes(2, lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
-# The larger of two that are not negative: such floats sort like their bits, and more execution units compare integers.
-larger_size = _of_lanes(2, _largest_size)
+# The larger of x >= +0 and any y, the smaller of x <= -0 and any y: such pairs compare like their bits, which more
+# execution units can do.
+larger_size = _of_lanes(2, _larger_size)
+lower_depth = _of_lanes(2, _lower_depth)
 # u where x > y, v elsewhere.
 where_greater = _of_lanes(4, lambda b, x, y, u, v: b.select(b.fcmp_ordered(">", x, y), u, v))
 

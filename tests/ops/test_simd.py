@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from numba import njit
 
-from lib.ops import cpu_backward, cpu_forward, cpu_tiles, simd
+from lib.ops import cpu_backward, cpu_forward, cpu_tiles, simd, sparse_kernels
 
 LANES = np.arange(simd.WIDTH, dtype=np.float32)
 
 
-@pytest.mark.parametrize("kernels", [cpu_tiles, cpu_forward, cpu_backward])
+@pytest.mark.parametrize("kernels", [cpu_tiles, cpu_forward, cpu_backward, sparse_kernels])
 def test_a_file_of_kernels_changes_with_what_it_imports(kernels: ModuleType) -> None:
     # Otherwise Numba's cache would go on serving kernels compiled from the old parts.
     source = Path(kernels.__file__).read_text()  # type: ignore[arg-type]
@@ -48,9 +48,9 @@ def binary(which, a, b, out):  # type: ignore[no-untyped-def]
     elif which == 3:
         simd.store(out, 0, simd.larger(x, y))
     elif which == 4:
-        simd.store(out, 0, simd.smaller(x, y))
+        simd.store(out, 0, simd.lower_depth(simd.with_sign(x, simd.splat(np.float32(-1))), y))
     elif which == 5:
-        simd.store(out, 0, simd.larger_size(simd.size(x), simd.size(y)))
+        simd.store(out, 0, simd.larger_size(simd.size(x), y))
     elif which == 6:
         simd.store(out, 0, simd.with_sign(x, y))
     else:
@@ -66,6 +66,11 @@ def across(a, b):  # type: ignore[no-untyped-def]
 @njit
 def first(mask):  # type: ignore[no-untyped-def]
     return simd.first_bit(mask)
+
+
+@njit
+def offset(indices, place):  # type: ignore[no-untyped-def]
+    return simd.offset_at(indices, place)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +98,8 @@ def test_operations_of_one_operand_are_those_of_numpy(which: int, wanted: object
         (1, np.subtract),
         (2, np.multiply),
         (3, np.maximum),
-        (4, np.minimum),
-        (5, lambda x, y: np.maximum(np.abs(x), np.abs(y))),
+        (4, lambda x, y: np.minimum(-np.abs(x), y)),
+        (5, lambda x, y: np.maximum(np.abs(x), y)),
         (6, np.copysign),
         (7, lambda x, y: np.where(x > y, x + x, y * y)),
     ],
@@ -110,4 +115,5 @@ def test_operations_of_two_operands_are_those_of_numpy(which: int, wanted: objec
 def test_comparisons_become_bits_and_lanes_become_numbers() -> None:
     mask, total, largest = across(LANES, np.full_like(LANES, 5))
     assert mask == (1 << simd.WIDTH) - (1 << 5) and total == LANES.sum() and largest == simd.WIDTH - 1
+    assert offset(np.array([3, -7, 2**31 - 1], np.int32), 1) == -7
     assert [first(1 << bit) for bit in (0, 7, 40)] == [0, 7, 40] and first(0b1011000) == 3

@@ -42,16 +42,15 @@ def test_bounds_are_those_over_all_weights(shape: tuple[int, int, int]) -> None:
         assert torch.equal(a, (b + plus) - minus)
 
 
-def test_a_list_leaves_out_what_cannot_exceed_the_floor_and_is_sorted() -> None:
-    weight = torch.tensor([[0.0, 5.0, 1.0, -2.0]])
-    above, below = torch.tensor([[1.0, 0.0, 4.0, 3.0]]), torch.tensor([[2.0, 2.5, 0.0, 0.0]])
-    lists = sparse.shortlists(weight, above, below, torch.tensor([2.0]))
-    chunk = len(lists.column) // 2
-    assert lists.first.tolist() == [0, 1, 2]
-    assert lists.column.tolist() == [2] + [3] * (chunk - 1) + [1] * chunk
-    assert lists.weight.tolist() == [1.0] + [-2.0] * (chunk - 1) + [5.0] * chunk
-    assert lists.reach.tolist() == [4.0, 2.5]
-    assert lists.unit().tolist() == [0] * len(lists.column)
+def test_a_list_leaves_out_what_cannot_exceed_the_floor() -> None:
+    weight = torch.tensor([[0.0, 5.0, 1.0, -2.0], [3.0, 0.0, 0.0, 0.0]])
+    above = torch.tensor([[1.0, 0.0, 4.0, 3.0], [9.0, 0.0, 0.0, 0.0]])
+    below = torch.tensor([[2.0, 2.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    lists = sparse.shortlists(weight, above, below, torch.tensor([2.0, 1.0]))
+    assert lists.first.tolist() == [0, 2, 3, 4, 4]
+    assert lists.column.tolist() == [2, 3, 1, 0]
+    assert lists.weight.tolist() == [1.0, -2.0, 5.0, 3.0]
+    assert lists.unit().tolist() == [0, 0, 0, 1]
 
 
 def test_empty_lists_give_the_floor() -> None:
