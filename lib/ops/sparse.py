@@ -45,7 +45,7 @@ def shortlists(weight: Tensor, above: Tensor, below: Tensor, floor: Tensor) -> S
         F.pad(kept.sum(1).cumsum(0), (1, 0)).numpy(),
         column.int().numpy(),
         weight[row // 2, column].numpy(),
-        floor.contiguous().numpy(),
+        floor.abs().numpy(),  # a floor of -0 would not compare like its bits
     )
 
 

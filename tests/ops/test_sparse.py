@@ -61,6 +61,13 @@ def test_empty_lists_give_the_floor() -> None:
     assert y.tolist() == [[0.5, 1.5]] * 2
 
 
+def test_a_floor_of_minus_0_is_above_all_negative_terms() -> None:
+    one = torch.ones(1, 1)
+    lists = sparse.shortlists(one, one, 0 * one, torch.tensor([-0.0]))
+    y = sparse.linf_dist(0.5 * one, lists, torch.zeros(1), torch.zeros(1))
+    assert y.tolist() == [[0.0]] and not y.signbit().any()
+
+
 def test_long_lists_of_equal_terms_are_exact() -> None:
     w, side = torch.full((5, 300), 0.25), torch.ones(1, 300)
     x = torch.randint(-1, 2, (40, 300), generator=torch.Generator().manual_seed(0)).float()
