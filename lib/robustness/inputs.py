@@ -36,9 +36,9 @@ def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:
             raise ValueError(f"net must have finite weights, got a non-finite entry in {name}")
     if not x.numel():
         return
-    if not torch.isfinite(x).all():
+    low, high = (end.item() for end in x.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("x must be finite, got NaN or infinity")
-    low, high = x.min().item(), x.max().item()
     if low < 0 or high > 1:
         raise ValueError(f"x must lie in [0, 1], got values from {low} to {high}")
     first, last = int(y.min()), int(y.max())

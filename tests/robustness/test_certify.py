@@ -223,6 +223,8 @@ class TestRefusals:
             (torch.rand(2, 16), [0, 1], "x must be images"),
             (torch.full((2, *SHAPE), 1.5), [0, 1], r"x must lie in \[0, 1\], got values from 1.5 to 1.5"),
             (torch.full((2, *SHAPE), math.nan), [0, 1], "x must be finite"),
+            (torch.tensor([0.5] * 31 + [math.nan]).view(2, *SHAPE), [0, 1], "x must be finite"),
+            (torch.tensor([0.5] * 31 + [-math.inf]).view(2, *SHAPE), [0, 1], "x must be finite"),
             (torch.rand(2, *SHAPE), [0], r"y must be 2 labels \(one per image\), got \[1\]"),
             (torch.rand(2, *SHAPE), [0, 3], r"y must lie in 0..2, got labels from 0 to 3"),
             (torch.rand(2, *SHAPE), [-1, 0], "y must lie in 0..2, got labels from -1 to 0"),
