@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from lib.nets.box import Box
 from lib.ops import linf_dist_bounds, lp_dist
 
+# Entries of all patches that are made at a time: what a cache holds, and what fills a GPU.
+_CPU_PATCHES, _GPU_PATCHES = 2**20, 2**28
+
 
 class MeanShift(nn.Module):
     """y - mu per unit: the only normalisation a distance net can afford, since it keeps the Lipschitz constant.
@@ -173,23 +176,33 @@ class LInfDistConv2d(nn.Module):
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, C_in, H, W] -> [B, C_out, H', W']; ValueError where the channels do not match."""
-        y = self._as_image(lp_dist(self._patches(x), self.weight.flatten(1), p), x)
+        w = self.weight.flatten(1)
+        y = torch.cat([self._as_image(lp_dist(self._patches(part), w, p), part) for part in self._parts(x)])
         y = y if self.bias is None else y + self.bias.view(-1, 1, 1)
         return y if self.shift is None else self.shift(y, p)
 
     def bounds(self, box: Box) -> Box:
         """Bounds at p = inf in evaluation mode, exact for each unit over the box."""
-        lower, upper = linf_dist_bounds(self._patches(box.lower), self._patches(box.upper), self.weight.flatten(1))
-        distances = Box(self._as_image(lower, box.lower), self._as_image(upper, box.upper))
+        parts = [self._bounds_of(*ends) for ends in zip(self._parts(box.lower), self._parts(box.upper), strict=True)]
+        distances = Box(*(torch.cat(ends) for ends in zip(*parts, strict=True)))
         return _finish_bounds(distances, None if self.bias is None else self.bias.view(-1, 1, 1), self.shift)
 
     def offset(self) -> Tensor:
         """The most that bias and mean shift together move an output."""
         return _offset(self.bias, self.shift)
 
-    def _patches(self, x: Tensor) -> Tensor:
+    def _bounds_of(self, lower: Tensor, upper: Tensor) -> Box:
+        ends = linf_dist_bounds(self._patches(lower), self._patches(upper), self.weight.flatten(1))
+        return Box(*ends).map(lambda y: self._as_image(y, lower))
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Few images at a time: each pixel is in many patches, and those of a whole batch leave the cache."""
         if x.dim() != 4 or x.shape[1] != self.weight.shape[1]:
             raise ValueError(f"x must be [B, {self.weight.shape[1]}, H, W], got {list(x.shape)}")
+        entries = _CPU_PATCHES if x.device.type == "cpu" else _GPU_PATCHES
+        return x.split(max(1, entries // max(1, x[:1].numel() * self.kernel_size**2 // self.stride**2)))
+
+    def _patches(self, x: Tensor) -> Tensor:
         patches = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)
         return patches.transpose(1, 2).flatten(0, 1)
 

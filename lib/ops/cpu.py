@@ -118,7 +118,7 @@ def _backward_squared(
     inverse = _pad(_inverse(y), 0, odd).T.flatten()
     # Ratios below this have (|t| / y)^p < 2^-60.
     floor = np.float32(2.0 ** (-120 / 2 ** len(squarings)))
-    grad_x, grad_w = _slabs(x_blocks), torch.zeros_like(w_blocks)
+    grad_x, grad_w = _slabs(x_blocks, -(-len(w) // 2)), torch.zeros_like(w_blocks)
     _backward().backward_squared(
         x_blocks.flatten().numpy(), w_blocks.flatten().numpy(), grad_x.flatten(1).numpy(), grad_w.flatten().numpy(),
         _pad(grad, 0, odd).T.flatten().numpy(), inverse.numpy(), floor, squarings,
@@ -134,7 +134,7 @@ def _backward_power(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> 
     cut = powers.least_ratio(p - 1) if p > 1 else 0.0
     cols = -len(w) % _layout().WIDTH
     cutoff = F.pad(torch.where(y > 0, cut * y, math.inf), (0, cols), value=math.inf)
-    grad_x, grad_w = _slabs(x_blocks), torch.zeros_like(w_blocks)
+    grad_x, grad_w = _slabs(x_blocks, -(-len(w) // _layout().WIDTH)), torch.zeros_like(w_blocks)
     _backward().backward_power(
         x_blocks.flatten().numpy(), _lanes(weights), w_blocks.flatten().numpy(), grad_x.flatten(1).numpy(),
         grad_w.flatten().numpy(), _pad(grad, 0, cols).flatten().numpy(), _pad(_inverse(y), 0, cols).flatten().numpy(),
@@ -164,11 +164,12 @@ def _shape(x: Tensor, w: Tensor) -> tuple[int, int, int]:
 
 
 def _lanes(w: Tensor, scale: float = 1.0) -> NDArray[np.float32]:
-    """[O, I] -> [P, I, WIDTH], flat: panels of outputs side by side, the last padded with zeros, scaled on the way."""
-    k = _layout()
-    lanes = np.zeros((-(-len(w) // k.WIDTH), w.shape[1], k.WIDTH), np.float32)
-    _forward().pack_lanes(w.numpy(), np.float32(scale), lanes)
-    return lanes.ravel()
+    """[O, I] -> [P, I, WIDTH], flat: panels of outputs side by side, the last filled up with its last, scaled."""
+    outputs, features = w.shape
+    panels = -(-outputs // _layout().WIDTH)
+    lanes = np.empty(panels * features * _layout().WIDTH, np.float32)
+    _forward().pack_lanes(w.flatten().numpy(), np.float32(scale), lanes, outputs, features)
+    return lanes
 
 
 def _blocks(a: Tensor) -> Tensor:
@@ -181,9 +182,10 @@ def _unblock(blocks: Tensor, like: Tensor) -> Tensor:
     return blocks.transpose(0, 1).reshape(blocks.shape[1], -1)[:rows, :cols].contiguous()
 
 
-def _slabs(x_blocks: Tensor) -> Tensor:
-    # Shares of the outputs keep all threads busy where there are few blocks of inputs.
-    return x_blocks.new_zeros(-(-_BACKWARD_TASKS // len(x_blocks)), *x_blocks.shape)
+def _slabs(x_blocks: Tensor, units: int) -> Tensor:
+    # Shares of the outputs, which come in units, keep all threads busy where there are few blocks of inputs.
+    shares = min(units, -(-_BACKWARD_TASKS // len(x_blocks)))
+    return x_blocks.new_zeros(shares, *x_blocks.shape)
 
 
 def _inverse(y: Tensor) -> Tensor:
@@ -207,9 +209,10 @@ def _rule(exponent: float) -> tuple[np.float32, int, np.float32, NDArray[np.floa
 def _scale(x: Tensor, w: Tensor, p: float) -> float:
     """A power of two (exact to multiply by) that puts the sums of |t_i|^p high in the range of float32.
 
-    Judged by the p = inf distances of a few samples; pairs that leave the range all the same are done again.
+    Judged by the p = inf distances of a few pairs; those that leave the range all the same are done again.
     """
-    distance = float(_few(x[:: max(1, len(x) // 4)].contiguous(), w, math.inf).max())
+    samples, outputs = (a[:: max(1, len(a) // count)].contiguous() for a, count in ((x, 4), (w, 64)))
+    distance = float(_few(samples, outputs, math.inf).max())
     room = (126 - math.log2(x.shape[1])) / p - 0.5
     return float(2.0 ** min(math.floor(room - math.log2(max(distance, 2.0**-100))), 126))
 

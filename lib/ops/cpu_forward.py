@@ -38,11 +38,12 @@ from lib.ops.simd import (
     square_root,
     store,
     total,
+    transpose,
     where_greater,
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "4e48522cea0fe5f2"
+PARTS = "4f0c4ff5e21b817b"
 
 # Samples of one task: few enough to balance threads, enough to keep a panel in the cache.
 STRIPE = 64
@@ -152,13 +153,12 @@ def stripe(task: int, samples: int) -> tuple[int, int, int]:
 
 
 @kernel(parallel=True)
-def pack_lanes(w: Array, scale: np.float32, lanes: Array) -> None:
-    """lanes[q, k, j] = scale w[q WIDTH + j, k] for w [O, I]; beyond O and I it keeps the zeros it has."""
-    for q in prange(lanes.shape[0]):
-        for k0 in range(0, w.shape[1], BLOCK):
-            for j in range(min(WIDTH, w.shape[0] - q * WIDTH)):
-                for k in range(k0, min(k0 + BLOCK, w.shape[1])):
-                    lanes[q, k, j] = scale * w[q * WIDTH + j, k]
+def pack_lanes(w: Array, scale: np.float32, lanes: Array, outputs: int, features: int) -> None:
+    """lanes[q, k, j] = scale w[q WIDTH + j, k], where outputs past the last repeat it."""
+    for q in prange((outputs + WIDTH - 1) // WIDTH):
+        last = min(WIDTH, outputs - q * WIDTH) - 1
+        for k in range(0, features, WIDTH):
+            transpose(w, q * WIDTH * features + k, features, last, scale, lanes, (q * features + k) * WIDTH)
 
 
 @kernel(parallel=True)

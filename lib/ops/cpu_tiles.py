@@ -2,8 +2,9 @@
 
 Layouts, all flat. `x` [B, I] and `w` [O, I], I a multiple of BLOCK. `lanes` [P, I, WIDTH]: the same weights as panels
 of WIDTH outputs side by side: one vector instruction serves sixteen outputs and no sum runs across a vector.
-`x_blocks` [N, B, BLOCK] and `w_blocks` [N, O, BLOCK]: blocks of inputs, for the gradients. Padding is zeros.
-Tasks are cut by shape and own what they write, so results do not depend on the number of threads.
+`x_blocks` [N, B, BLOCK] and `w_blocks` [N, O, BLOCK]: blocks of inputs, for the gradients. Padding is zeros, past the
+last output of `lanes` that output again. Tasks are cut by shape and own what they write, so results do not
+depend on the number of threads.
 """
 
 from typing import Any
@@ -35,7 +36,7 @@ Exponent = tuple[int, ...]
 Rule = tuple[np.float32, int, np.float32, Array]
 
 # Of simd.py. Numba's cache does not see changes in other files, so tests hold each file of kernels to what it imports.
-PARTS = "a2658980c04dac00"
+PARTS = "145554e2a7834b4f"
 
 BLOCK = 32
 # A tile is four samples by one panel: eight registers of AVX2 for the results, eight to work with.

@@ -59,11 +59,15 @@ def _of_lanes(arity: int, emit: Callable[..., Any], result: Any = LANES) -> Any:
 
 def _spread(builder: Any, scalar: Any) -> Any:
     first = builder.insert_element(_UNDEFINED, scalar, _INT(0))
-    return builder.shuffle_vector(first, _UNDEFINED, ir.Constant(ir.VectorType(_INT, WIDTH), [0] * WIDTH))
+    return _shuffled(builder, first, _UNDEFINED, [0] * WIDTH)
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
+
+
+def _shuffled(builder: Any, x: Any, y: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_INT, len(lanes)), lanes))
 
 
 def _llvm(name: str, builder: Any, *values: Any) -> Any:
@@ -111,6 +115,39 @@ def store(typing: Any, array: Any, offset: Any, lanes: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp, LANES), generate
+
+
+@intrinsic
+def transpose(typing: Any, array: Any, at: Any, stride: Any, last: Any, scale: Any, out: Any, to: Any) -> Any:
+    """out[to + WIDTH k + j] = scale array[at + min(j, last) stride + k] for all j, k < WIDTH."""
+
+    def generate(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        array, at, stride, last, scale, out, to = values
+        number, factor, rows = ir.IntType(64), _spread(b, scale), []
+        for j in map(number, range(WIDTH)):
+            row = b.select(b.icmp_signed("<", j, last), j, last)
+            address = _address(context, b, signature.args[0], array, b.add(at, b.mul(row, stride)))
+            rows.append(b.fmul(b.load(b.bitcast(address, _FLOATS.as_pointer()), align=4), factor))
+        for k, column in enumerate(_columns(b, rows)):
+            address = _address(context, b, signature.args[5], out, b.add(to, number(WIDTH * k)))
+            b.store(column, b.bitcast(address, _FLOATS.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, types.intp, types.float32, out, types.intp), generate
+
+
+def _columns(b: Any, rows: list[Any]) -> list[Any]:
+    """The columns of a square: its quarters change places, then the quarters of each quarter, and so on."""
+    span = WIDTH
+    while span > 1:
+        span //= 2
+        left = [lane + WIDTH - span if lane & span else lane for lane in range(WIDTH)]
+        right = [lane + WIDTH if lane & span else lane + span for lane in range(WIDTH)]
+        for i in range(WIDTH):
+            if not i & span:
+                pair = rows[i], rows[i + span]
+                rows[i], rows[i + span] = _shuffled(b, *pair, left), _shuffled(b, *pair, right)
+    return rows
 
 
 @intrinsic
@@ -171,8 +208,7 @@ def _reduce(b: Any, lanes: Any, combine: Callable[[Any, Any], Any]) -> Any:
     width = WIDTH
     while width > 1:
         width //= 2
-        halves = [ir.Constant(ir.VectorType(_INT, width), list(range(i, i + width))) for i in (0, width)]
-        lanes = combine(*(b.shuffle_vector(lanes, lanes, half) for half in halves))
+        lanes = combine(*(_shuffled(b, lanes, lanes, list(range(i, i + width))) for i in (0, width)))
     return b.extract_element(lanes, _INT(0))
 
 

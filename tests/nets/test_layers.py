@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lib.nets import layers
 from lib.nets.box import Box
 from lib.nets.layers import LInfDist, LInfDistConv2d, MeanShift, Normalize
 
@@ -90,6 +91,25 @@ class TestConvolution:
                 want = (patch - layer.weight).abs().flatten(2).amax(2) + layer.bias
                 assert torch.equal(out[:, :, i, j], want)
         assert out.shape == F.conv2d(x, layer.weight, stride=stride, padding=padding).shape
+
+    @pytest.mark.parametrize("p", [8.0, 37.3, math.inf])
+    def test_does_not_depend_on_how_many_images_are_cut_into_patches_at_a_time(
+        self, p: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        layer, x = LInfDistConv2d(2, 5, 3, stride=2, padding=1, mean_shift=False), torch.randn(7, 2, 6, 6)
+
+        def values_and_gradients() -> tuple[torch.Tensor, ...]:
+            inputs = x.clone().requires_grad_()
+            y = layer(inputs, p)
+            return y, *torch.autograd.grad(y.square().sum(), (inputs, layer.weight)), *layer.bounds(Box(x, x + 0.1))
+
+        whole = values_and_gradients()
+        monkeypatch.setattr(layers, "_CPU_PATCHES", 350)
+        assert len(layer._parts(x)) == 4
+        y, of_x, of_weight, *bounds = values_and_gradients()
+        assert torch.equal(y, whole[0]) and torch.equal(of_x, whole[1])
+        assert all(map(torch.equal, bounds, whole[3:]))
+        torch.testing.assert_close(of_weight, whole[2])
 
     def test_wrong_channels_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"x must be \[B, 2, H, W\], got \[1, 3, 7, 7\]"):

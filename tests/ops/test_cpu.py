@@ -151,6 +151,16 @@ def test_results_do_not_depend_on_the_number_of_threads(p: float, restored_threa
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("p", [8, 37.3])
+def test_many_samples_of_few_features_need_little_room_beside_their_gradient(p: float) -> None:
+    # as patches are: once there was a slab of the gradient for every share of the outputs, even for empty shares
+    x, w, grad = random_case(4000, 27, 3)
+    y = cpu.lp_dist(x, w, p)
+    with torch.profiler.profile(profile_memory=True) as events:
+        cpu.lp_dist_backward(grad, x, w, y, EMPTY, p, True, True)
+    assert max(e.self_cpu_memory_usage for e in events.events()) <= 2 * 4 * 4000 * 32  # bytes, two slabs
+
+
 def test_importing_the_module_does_not_import_numba() -> None:
     code = "import sys, lib.ops.cpu; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ)).returncode == 0

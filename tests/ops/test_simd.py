@@ -73,6 +73,11 @@ def offset(indices, place):  # type: ignore[no-untyped-def]
     return simd.offset_at(indices, place)
 
 
+@njit
+def transpose(a, stride, last, scale, out):  # type: ignore[no-untyped-def]
+    simd.transpose(a, 2, stride, last, scale, out, 3)
+
+
 @pytest.mark.parametrize(
     ("which", "wanted"),
     [
@@ -117,3 +122,13 @@ def test_comparisons_become_bits_and_lanes_become_numbers() -> None:
     assert mask == (1 << simd.WIDTH) - (1 << 5) and total == LANES.sum() and largest == simd.WIDTH - 1
     assert offset(np.array([3, -7, 2**31 - 1], np.int32), 1) == -7
     assert [first(1 << bit) for bit in (0, 7, 40)] == [0, 7, 40] and first(0b1011000) == 3
+
+
+@pytest.mark.parametrize("rows", [1, 5, simd.WIDTH])
+def test_a_square_is_transposed_and_its_last_row_repeated(rows: int) -> None:
+    a = np.random.default_rng(rows).standard_normal((rows, simd.WIDTH + 7)).astype(np.float32)
+    out = np.full(simd.WIDTH**2 + 5, np.nan, np.float32)
+    transpose(a.ravel(), a.shape[1], rows - 1, np.float32(0.5), out)
+    wanted = 0.5 * a[np.minimum(np.arange(simd.WIDTH), rows - 1), 2 : 2 + simd.WIDTH].T
+    np.testing.assert_array_equal(out[3:-2].reshape(wanted.shape), wanted)
+    assert np.isnan(out[[0, 1, 2, -2, -1]]).all()
