@@ -1,7 +1,8 @@
 # Every row of every table as a target: snakemake --cores 2 quick, or one row: results/mnist/linf-dist-net/laptop-0.json
 #
 # A row is an executed notebook, which trains and evaluates in runs/, and the record that it leaves, copied to results/.
-# Finished rows are not run again; a row that was stopped goes on from its last checkpoint, at most a minute old.
+# Finished rows are not run again; a row that was stopped goes on from its last checkpoint. Those are written every quarter
+# of a minute, or as often as takes a fiftieth of the time: every few minutes at the paper's widths.
 #
 # --config recipes=mnist/linf-dist-net,cifar10/linf-dist-net seeds=0,1,2 data_root=DIR device=cpu threads=2
 
@@ -61,6 +62,6 @@ rule row:
     resources:
         runtime=lambda wildcards: MINUTES[wildcards.budget],
     shell:
-        "NUMBA_NUM_THREADS={threads} {params.python} -m papermill --no-progress-bar "
-        "{params.chapter} {output.notebook} {params.arguments} && "
+        "NUMBA_NUM_THREADS={threads} {params.python:q} -m papermill --no-progress-bar "
+        "{params.chapter:q} {output.notebook:q} {params.arguments} && "
         "cp {params.made}.npz {output.table} && cp {params.made}.json {output.record}"

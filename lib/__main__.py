@@ -1,6 +1,7 @@
 """The command line: `python -m lib run RECIPE`, `table N`, `tables`, `show RECORD`."""
 
 import argparse
+import dataclasses
 import sys
 import tomllib
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from typing import Any
 from lib import recipes
 from lib.experiments import ledger, published, report
 from lib.experiments.run import run
-from lib.recipes import BUDGETS
+from lib.recipes import BUDGETS, Recipe
+from lib.recipes.values import refuse_unknown
 from lib.training.fit import Unfinished
 
 STOPPED = 75  # the exit status of a run that went on long enough and can be taken up again (EX_TEMPFAIL)
@@ -58,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(recipe: str, results: str, **options: Any) -> int:
     overrides = dict(_override(text) for text in options.pop("set"))
+    refuse_unknown(overrides, [field.name for field in dataclasses.fields(Recipe)], "recipe field")
     record = run(recipe, results=results, **options, **overrides)
     path = ledger.path_of(results, record.recipe, record.budget, record.seed, record.overrides)
     return _show(str(path))

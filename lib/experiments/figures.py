@@ -45,7 +45,8 @@ def plot_radii(record: Record, table: Table) -> "Figure":
     axes.plot(record.eps, strong, "s", color=ATTACKED, label="also right after the stronger attack")
     if "interval" in record.certified:
         percent = record.percent(record.certified["interval"])
-        axes.plot(record.eps, percent, "D", color=CERTIFIED, label="certified by intervals")
+        # hollow, since the square is often behind it
+        axes.plot(record.eps, percent, "D", color=CERTIFIED, mfc="none", ms=9, label="certified by intervals")
     _mark_paper(axes, record)
     axes.axvline(record.eps, color="#999999", linewidth=0.9, linestyle=":")
     axes.set(xlim=(0, 1.03 * max(edges[-1], table.radii.max(initial=record.eps))))
@@ -77,16 +78,17 @@ def plot_history(record: Record) -> "Figure":
 
 
 def plot_runs(runs: "Sequence[tuple[Record, Table]]") -> "Figure":
-    """Several runs beside each other: training accuracy against the epoch, certified accuracy against the radius."""
+    """Several runs beside each other: training accuracy against the epoch (at p = inf drawn solid), certified accuracy
+    against the radius."""
     figure, (training, certified) = _figure(2, height=6.4, shared=False)
     for (record, table), color in zip(runs, (CERTIFIED, ATTACKED, PAPER), strict=False):
-        training.plot(
-            _column(record, "epoch"), 100 * _column(record, "accuracy"), color=color, label=record.recipe.name
-        )
+        epoch, accuracy = _column(record, "epoch"), 100 * _column(record, "accuracy")
+        training.plot(epoch, accuracy, ".--", color=color)
+        training.plot(epoch, np.where(np.isinf(_column(record, "p")), accuracy, np.nan), "o-", color=color)
         edges, proved = _proved(table)
         certified.step(edges, proved, where="post", color=color, label=record.recipe.name)
         certified.axvline(record.eps, color="#999999", linewidth=0.9, linestyle=":")
-    training.set(xlabel="epoch", ylabel="training accuracy (%)")
+    training.set(xlabel="epoch (dashed: finite p, solid: p = inf)", ylabel="training accuracy (%)")
     certified.set(xlabel="radius eps (pixels, full range = 1)", ylabel="certified by margin (%)", ylim=(0, None))
     training.set_title(_title(runs[0][0]).partition(", ")[2], loc="left")
     certified.legend(loc="upper right", frameon=False)

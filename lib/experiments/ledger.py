@@ -107,7 +107,9 @@ def read_table(path: str | Path) -> Table:
 
 
 def records(results: str | Path) -> Iterator[Record]:
-    """All records below a folder, by path; a damaged one raises as in `read`."""
+    """All records below a folder, by path; a damaged one raises as in `read`, a missing folder FileNotFoundError."""
+    if not Path(results).is_dir():
+        raise FileNotFoundError(f"folder of records {results} does not exist, expected a ledger such as results/")
     for path in sorted(Path(results).rglob("*.json")):
         yield read(path)
 

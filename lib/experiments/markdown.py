@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib.experiments.summary import rounded, rounded_down
+from lib.experiments.summary import rounded, rounded_down, shown_eps
 
 _DAGGER = "†"
 _FOOTNOTE = f"{_DAGGER} Made on part of the data, as stated: not comparable with the paper's number."
@@ -13,13 +13,17 @@ _PERCENT = (
     "Percent of the test images. Ours: mean ± standard deviation where there are several runs; certified by intervals "
     "from the box clipped to valid pixels, as in the released evaluation, and rounded down."
 )
+_CLEAN = "Percent of the test images. Ours: mean ± standard deviation where there are several runs."
 _BEST = (
     "Bold: the best of the paper's, and the best of ours, for the same data and radius, runs on part of the data aside."
 )
-_MEDIANS = "The paper's l_inf-dist rows are medians of 8 runs."
+_PAPER = (
+    "Paper: Table 1's l_inf-dist rows are medians of 8 runs; for `*/linf-dist-net-v2` and `*/sortnet` it is the "
+    "follow-up that proposed them."
+)
 _SECONDS = (
-    "Seconds of training per epoch. Ours: mean over the epochs of a run, whose net may be smaller than the paper's: "
-    "see its FLOPs."
+    "Seconds of training per epoch. Ours: mean over the epochs of a run, of another net on another machine: to be read "
+    "beside its FLOPs (Table 1 has the paper's), and no comparison of speed."
 )
 
 # how a column that names a row is headed and printed
@@ -48,13 +52,16 @@ _HEADS = {
     "seconds": "seconds",
 }
 _ACCURACIES = ["clean", "robust", "robust_strong", "certified", "certified_margin"]
+# which text of a record says how a measure was made
+_MADE_BY = {"robust": "attack", "robust_strong": "strong_attack", "certified": "certificate"}
 
 
 def table_page(frame: pd.DataFrame) -> str:
     """One table: what names each row, the paper's numbers, ours and how they were made; the best of each in bold."""
     theirs = [name for name in _HEADS if f"paper_{name}" in frame]
     ours = _ACCURACIES if "certified" in theirs else theirs
-    top = {name: best(frame, name) for name in [*ours, *(f"paper_{name}" for name in theirs)]}
+    compared = [name for name in ours if name != "seconds"]
+    top = {name: best(frame, name) for name in [*compared, *(f"paper_{name}" for name in theirs)]}
     cells = []
     for index, row in frame.iterrows():
         known = {head: show(row[name]) for name, (head, show) in _NAMES.items() if name in frame}
@@ -65,18 +72,18 @@ def table_page(frame: pd.DataFrame) -> str:
                 _printed(row, f"paper_{name}"), index in top.get(f"paper_{name}", ())
             )
         cells.append(known | _ours(index, row, ours, top))
-    note = [_SECONDS] if "seconds" in theirs else [_PERCENT, _BEST, *([_MEDIANS] if "flops" in frame else [])]
-    return _render(cells, " ".join(note), frame)
+    note = _SECONDS if "seconds" in theirs else f"{_PERCENT if 'certified' in theirs else _CLEAN} {_BEST}"
+    return _render(cells, [note, *_how(frame, ours)], frame)
 
 
 def claims_page(frame: pd.DataFrame) -> str:
     """One row per recipe and budget: its radius, the paper's certified accuracy, and ours."""
     cells = []
     for index, row in frame.iterrows():
-        known = {"Recipe": f"`{row['recipe']}`", "eps": f"{row['eps']:.4g}"}
+        known = {"Recipe": f"`{row['recipe']}`", "eps": shown_eps(row["eps"])}
         known["Paper: certified"] = rounded_down(row["paper_certified"])
         cells.append(known | _ours(index, row, _ACCURACIES, {}))
-    return _render(cells, f"{_PERCENT} {_MEDIANS}", frame)
+    return _render(cells, [f"{_PERCENT} {_PAPER}", *_how(frame, _ACCURACIES)], frame)
 
 
 def best(frame: pd.DataFrame, column: str) -> set[Any]:
@@ -107,7 +114,8 @@ def _ours(index: Any, row: Any, measures: list[str], top: dict[str, set[Any]]) -
     if "seconds" in measures:
         cells["Ours: FLOPs"] = _flops(row["our_flops"])
     else:
-        cells["Difference"] = rounded_down(row["difference"])
+        compared = "certified" if "certified" in measures else "clean"
+        cells[f"Ours - paper: {compared}"] = rounded_down(row["difference"])
         cells["Test images"] = f"{row['images']:,}"
     return cells | {"Device": row["device"]}
 
@@ -123,19 +131,20 @@ def _bold(text: str, is_best: bool) -> str:
 
 
 def _flops(count: float) -> str:
-    return f"{count / 1e6:.3g}M"
+    return f"{count / 1e9:.3g}G" if count >= 1e9 else f"{count / 1e6:.3g}M"
 
 
-def _how(frame: pd.DataFrame) -> list[str]:
+def _how(frame: pd.DataFrame, measures: list[str]) -> list[str]:
     """How ours were attacked and certified, in the records' own words."""
-    heads = {"attack": "Robust", "strong_attack": "Robust, stronger attack", "certificate": "Certified"}
-    made = {head: "; ".join(dict.fromkeys(filter(None, frame[name]))) for name, head in heads.items()}
-    return [f"{head}: {words}." for head, words in made.items() if words]
+    made = {
+        name: "; ".join(dict.fromkeys(filter(None, frame[_MADE_BY[name]]))) for name in measures if name in _MADE_BY
+    }
+    return [f"{_HEADS[name].capitalize()}: {words}." for name, words in made.items() if words]
 
 
-def _render(cells: list[dict[str, str]], note: str, frame: pd.DataFrame) -> str:
+def _render(cells: list[dict[str, str]], notes: list[str], frame: pd.DataFrame) -> str:
     columns = list(dict.fromkeys(name for row in cells for name in row))
     lines = [columns, ["---"] * len(columns), *([row.get(name, "") for name in columns] for row in cells)]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    paragraphs = [note, *_how(frame), *([_FOOTNOTE] if frame["subset"].any() else [])]
+    paragraphs = [*notes, *([_FOOTNOTE] if frame["subset"].any() else [])]
     return text + "\n" + "\n\n".join(paragraphs) + "\n"

@@ -32,7 +32,7 @@ class Record:
     device: str  # what it ran on, in words
     seconds_train: float  # wall time
     seconds_evaluate: float  # wall time
-    peak_memory: int  # bytes
+    peak_memory: int  # bytes: on a GPU of this run, else the most that its process, notebook included, ever took
     history: list[dict[str, float]]  # one row per epoch; p is inf at the end
     eps: float  # radius of evaluation, pixels
     n: int  # images evaluated

@@ -10,7 +10,7 @@ from lib.experiments.figures import plot_confusion, plot_history, plot_radii, pl
 from lib.experiments.markdown import claims_page, table_page
 from lib.experiments.published import PRINTED, page_name, published, published_row, tables
 from lib.experiments.record import Record, Table
-from lib.experiments.summary import MEASURES, difference, groups, rounded, rounded_down, summary
+from lib.experiments.summary import MEASURES, difference, groups, rounded, rounded_down, shown_eps, summary
 from lib.recipes import load, names
 
 _GENERATED = "<!-- Generated from results/ by `make tables`. -->\n\n"
@@ -83,7 +83,7 @@ def row(record: Record) -> pd.DataFrame:
         "": f"this run{mark}",
         "budget": record.setting,
         "data": record.subset or "whole test set",
-        "eps": f"{record.eps:.4g}",
+        "eps": shown_eps(record.eps),
         "clean (%)": rounded(record.percent(record.clean)),
         "robust (%)": rounded(record.percent(record.robust)),
         "robust, stronger attack (%)": rounded(record.percent(record.robust_strong)),
@@ -136,7 +136,7 @@ def _paper_cells(record: Record) -> dict[str, str]:
         "": "paper",
         "budget": "paper",
         "data": "whole test set",
-        "eps": f"{record.eps:.4g}",
+        "eps": shown_eps(record.eps),
         "clean (%)": rounded(paper["clean"]),
         "robust (%)": rounded(paper["robust"]),
         "certified (%)": rounded_down(paper["certified"]),

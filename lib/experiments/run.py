@@ -60,7 +60,8 @@ def run(
         The record, as written. A run that dies leaves none; the same call goes on from its last checkpoint.
 
     Raises:
-        ValueError, TypeError: an unknown recipe, budget, device or field, or a value out of range, before work starts.
+        ValueError, TypeError: an unknown recipe, budget, device or field, a value out of range, or a record in the way
+            of another recipe file of the same name, before work starts.
         FileNotFoundError: data that is not there and cannot be downloaded.
         lib.training.fit.Unfinished: max_minutes ran out.
     """
@@ -73,7 +74,10 @@ def run(
     data = load_data(resolved, data_root)
     resolved = as_found(resolved, data)
     path = ledger.path_of(results, resolved, budget, seed, changed)
+    _check_replaces(path, resolved)
     workdir = path.with_name(f".{path.stem}")
+    if target.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(target)
     net, trained = _fresh(resolved, seed), _is_trained(workdir, resolved)
     began = time.perf_counter()
     history = fit(
@@ -123,14 +127,23 @@ def run(
 
 def _check(*, seed: int, device: str, devices: int, num_nodes: int, max_minutes: float | None) -> None:
     for name, value, least in (("seed", seed, 0), ("devices", devices, 1), ("num_nodes", num_nodes, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
+            raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least} and below 2^63")
     if device not in get_args(Device):
         raise ValueError(f"device is {device!r}, expected one of {', '.join(get_args(Device))}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', but torch sees no CUDA device here; expected 'cpu' or 'auto'")
     if max_minutes is not None and not max_minutes > 0:
         raise ValueError(f"max_minutes is {max_minutes!r}, expected a positive number or None")
+
+
+def _check_replaces(path: Path, recipe: Recipe) -> None:
+    """Two files of the same name, which are not among the shipped recipes, would share a record."""
+    if recipe.name not in recipes.names() and path.exists() and ledger.read(path).recipe != recipe:
+        raise ValueError(
+            f"{path} is the record of another recipe named {recipe.name}: "
+            "expected another file name or folder of results, or that record gone"
+        )
 
 
 def _fresh(recipe: Recipe, seed: int) -> Any:

@@ -26,6 +26,12 @@ def rounded_down(percent: float) -> str:
     return _decimals(percent, decimal.ROUND_FLOOR)
 
 
+def shown_eps(eps: float) -> str:
+    """A radius as people write it: "0.3", but "8/255"."""
+    short, levels = f"{eps:.4g}", round(255 * eps)
+    return f"{levels}/255" if float(short) != eps == levels / 255 else short
+
+
 def groups(results: str | Path) -> list[tuple[str, list[Record]]]:
     """(recipe name, runs of one resolved recipe at one budget), by name, budgets from the smallest to the paper's.
 

@@ -1,5 +1,6 @@
 """What the Snakefile asks: which rows a sweep has, checked before the first job, and the notebook that runs a row."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,9 +34,9 @@ class Sweep(NamedTuple):
         return [f"{recipe}/{budget}-{seed}" for recipe in self.recipes for seed in self.seeds]
 
     def arguments(self, recipe: str, budget: str, seed: str) -> str:
-        """The options of papermill that make the notebook of `chapter` run this row."""
+        """The options of papermill that make the notebook of `chapter` run this row, quoted for a shell."""
         values = {"recipe": recipe, "budget": budget, "seed": seed, "device": self.device, "data_root": self.data_root}
-        return " ".join(f"-p {name} {value!r}" for name, value in values.items() if value is not None)
+        return " ".join(f"-p {name} {shlex.quote(value)}" for name, value in values.items() if value is not None)
 
 
 def configured(config: Mapping[str, Any]) -> Sweep:

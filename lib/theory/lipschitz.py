@@ -25,17 +25,6 @@ def lipschitz_constant(n: int, p: float) -> float:
     return float(n) ** (1.0 / p)
 
 
-def layer_lipschitz_constant(m: int, p: float) -> float:
-    """m^(1/p), the largest Lipschitz constant of m l_p-dist neurons side by side, l_p in and l_p out.
-
-    One neuron is 1-Lipschitz in its own l_p; m equal ones all move by as much, and l_p adds them up.
-
-    Raises:
-        ValueError: m < 1, or p < 1 or NaN.
-    """
-    return lipschitz_constant(m, p)
-
-
 def net_lipschitz_bound(widths: Iterable[int], p: float) -> float:
     """prod_l n_l^(1/p), a bound on the Lipschitz constant with respect to l_inf of a net whose layers have n_l inputs.
 

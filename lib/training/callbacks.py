@@ -166,5 +166,6 @@ def check_same_run(path: Path, run: dict[str, Any]) -> None:
     for name in {**found, **run}:
         if found.get(name) != run.get(name):
             raise ValueError(
-                f"{path} belongs to another run: {name} is {found.get(name)!r} there, expected {run.get(name)!r}"
+                f"{path} belongs to another run: {name} is {found.get(name)!r} there, expected {run.get(name)!r}; "
+                "remove its folder to begin anew"
             )
