@@ -45,7 +45,7 @@ def lp_dist(x: Tensor, w: Tensor, p: float = math.inf) -> Tensor:
     finite p it is sign(t) (|t| / y)^(p - 1) for t = x - w, with sign(0) = 0, and 0 where y = 0.
 
     Raises:
-        ValueError: features that do not match, or p outside [1, inf].
+        ValueError: features that do not match or are none, or p outside [1, inf].
         TypeError: inputs that are not floating point, or differ in dtype or device.
     """
     _check_pair("x", x, "w", w)
@@ -87,9 +87,9 @@ def _describe(t: Tensor) -> str:
 
 
 def _check_pair(name: str, x: Tensor, other: str, w: Tensor) -> None:
-    if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1]:
+    if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1] or not x.shape[1]:
         raise ValueError(
-            f"{name} [B, I] and {other} [O, I] must be matrices with the same number of features, "
+            f"{name} [B, I] and {other} [O, I] must be matrices with the same number of features, at least one, "
             f"got {list(x.shape)} and {list(w.shape)}"
         )
     if not x.dtype.is_floating_point or x.dtype != w.dtype or x.device != w.device:

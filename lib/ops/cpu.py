@@ -1,7 +1,8 @@
 """The l_p distance for float32 on the CPU: cuts inputs and weights into blocks and calls the Numba kernels.
 
 Numba is imported on the first call. Inputs that are not finite, or beyond 2^126 where a difference could overflow, go
-to the reference. Threads: torch.get_num_threads() is the one knob; results do not depend on it.
+to the reference, and so do those with distances below 2^-125. Threads: torch.get_num_threads() is the one knob; results
+do not depend on it.
 """
 
 import importlib
@@ -23,12 +24,21 @@ _LARGEST_SQUARED_P = 32
 # So few samples do not pay for packing the weights.
 _FEW_SAMPLES = 3
 _BACKWARD_TASKS = 16
+# Outputs whose pulls on an input are added up one after the other, at most.
+_LONGEST_SUM = 1024
+# Below it the inverse of a distance is no float32.
+_LEAST_DISTANCE = 2.0**-125
 
 
 def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     """y[b, o] = ||x_b - w_o||_p, x [B, I], w [O, I], y [B, O]: exact at p = inf, finite p to 1e-5 relative."""
     if not _in_range(x, w):
         return reference.lp_dist(x, w, p)
+    y = _lp_dist(x, w, p)
+    return reference.lp_dist(x, w, p) if not math.isinf(p) and _has_tiny(y) else y
+
+
+def _lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     k = _forward()
     whole, weights = _whole_blocks(x), _whole_blocks(w)
     if len(x) <= _FEW_SAMPLES:
@@ -43,7 +53,7 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
             weights.flatten().numpy(), y.flatten().numpy(), np.float32(1 / scale), squarings[1:], *shape, len(w),
         )  # fmt: skip
     else:
-        cut = np.float32(powers.least_ratio(p))
+        cut = np.float32(powers.cut_ratio(p, x.shape[1]))
         k.forward_power(
             whole.flatten().numpy(), _lanes(weights), weights.flatten().numpy(), y.flatten().numpy(),
             _rule(p), cut, *shape, len(w),
@@ -71,7 +81,7 @@ def lp_dist_backward(
 
     The kernels find both at once: the powers cost far more than the second accumulation.
     """
-    if not _in_range(x, w, grad):
+    if not _in_range(x, w, grad) or (not math.isinf(p) and _has_tiny(y)):
         return reference.lp_dist_backward(grad, x, w, y, index, p, need_x, need_w)
     if math.isinf(p):
         grad_x, grad_w = _backward_inf(grad, x, w, index)
@@ -130,11 +140,13 @@ def _backward_squared(
 def _backward_power(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[Tensor, Tensor]:
     weights = _whole_blocks(w)
     x_blocks, w_blocks = _blocks(_whole_blocks(x)), _blocks(weights)
-    # A smaller term is lost in the rounding of the others.
-    cut = powers.least_ratio(p - 1) if p > 1 else 0.0
+    cut = powers.cut_ratio(p - 1, x.shape[1])
     cols = -len(w) % _layout().WIDTH
     cutoff = F.pad(torch.where(y > 0, cut * y, math.inf), (0, cols), value=math.inf)
-    grad_x, grad_w = _slabs(x_blocks, -(-len(w) // _layout().WIDTH)), torch.zeros_like(w_blocks)
+    grad_x, grad_w = (
+        _slabs(x_blocks, -(-len(w) // _layout().WIDTH), -(-len(w) // _LONGEST_SUM)),
+        torch.zeros_like(w_blocks),
+    )
     _backward().backward_power(
         x_blocks.flatten().numpy(), _lanes(weights), w_blocks.flatten().numpy(), grad_x.flatten(1).numpy(),
         grad_w.flatten().numpy(), _pad(grad, 0, cols).flatten().numpy(), _pad(_inverse(y), 0, cols).flatten().numpy(),
@@ -182,9 +194,9 @@ def _unblock(blocks: Tensor, like: Tensor) -> Tensor:
     return blocks.transpose(0, 1).reshape(blocks.shape[1], -1)[:rows, :cols].contiguous()
 
 
-def _slabs(x_blocks: Tensor, units: int) -> Tensor:
+def _slabs(x_blocks: Tensor, units: int, least: int = 1) -> Tensor:
     # Shares of the outputs, which come in units, keep all threads busy where there are few blocks of inputs.
-    shares = min(units, -(-_BACKWARD_TASKS // len(x_blocks)))
+    shares = min(units, max(-(-_BACKWARD_TASKS // len(x_blocks)), least))
     return x_blocks.new_zeros(shares, *x_blocks.shape)
 
 
@@ -220,6 +232,11 @@ def _scale(x: Tensor, w: Tensor, p: float) -> float:
 def _magnitude(a: Tensor) -> float:
     low, high = torch.aminmax(a)
     return float(torch.maximum(-low, high))
+
+
+def _has_tiny(y: Tensor) -> bool:
+    """Distances so close to 0, though not 0, that the kernels cannot divide by them: the reference can."""
+    return float(y.min()) < _LEAST_DISTANCE and bool(((y > 0) & (y < _LEAST_DISTANCE)).any())
 
 
 def _in_range(*inputs: Tensor) -> bool:

@@ -38,10 +38,11 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "4f0c4ff5e21b817b"
+PARTS = "c7074a33524f994f"
 
-# Samples whose inputs and gradients stay in the first-level cache while a dense pass goes over the outputs.
-CHUNK = 64
+# Samples whose inputs and gradients stay in the first-level cache while a dense pass goes over the outputs, and outputs
+# whose pulls are added up apart: sums of sums keep the rounding small.
+CHUNK, PART = 64, 256
 
 
 @kernel()
@@ -82,25 +83,34 @@ def share_of(task: int, blocks: int, shares: int, units: int) -> tuple[int, int,
 
 @kernel()
 def two_outputs_gradient(
-    x: Array, w: Array, grad_x: Array, grad_w: Array, g: Array, inverse: Array, floor: np.float32,
-    squarings: Exponent, a: int, a1: int, c: int, at: int, samples: int,
+    x: Array, w: Array, part: Array, grad_w: Array, g: Array, inverse: Array, floor: np.float32,
+    squarings: Exponent, a: int, k: int, count: int, c: int, at: int, samples: int,
 ) -> None:  # fmt: skip
-    """Both gradients of the samples that start at a, a + BLOCK, .. a1 against two outputs, sixteen inputs wide.
+    """Both gradients of `count` samples, whose blocks start at a, against two outputs: inputs k to k + 16 of the block.
 
-    The weights and their gradients stay in registers; g and inverse [O, B] are read along the samples.
+    The weights and their gradients stay in registers; g and inverse [O, B] are read along the samples, grad_x goes to
+    `part` [CHUNK, BLOCK].
     """
     w0, w1 = load(w, c), load(w, c + BLOCK)
-    grad0, grad1 = load(grad_w, c), load(grad_w, c + BLOCK)
+    grad0 = grad1 = splat(ZERO)
     floors = splat(floor)
-    for i in range(a, a1, BLOCK):
-        here = load(x, i)
+    for i in range(k, count * BLOCK, BLOCK):
+        here = load(x, a + i)
         u0 = odd_power((here - w0) * splat_at(inverse, at), floors, squarings) * splat_at(g, at)
         u1 = odd_power((here - w1) * splat_at(inverse, at + samples), floors, squarings) * splat_at(g, at + samples)
-        store(grad_x, i, load(grad_x, i) + (u0 + u1))
+        store(part, i, load(part, i) + (u0 + u1))
         grad0, grad1 = grad0 - u0, grad1 - u1
         at += 1
-    store(grad_w, c, grad0)
-    store(grad_w, c + BLOCK, grad1)
+    store(grad_w, c, load(grad_w, c) + grad0)
+    store(grad_w, c + BLOCK, load(grad_w, c + BLOCK) + grad1)
+
+
+@kernel()
+def move_sum(part: Array, count: int, total: Array, at: int) -> None:
+    """Adds the first `count` numbers of `part` to total[at], total[at + 1], ... and leaves zeros."""
+    for i in range(0, count, WIDTH):
+        store(total, at + i, load(total, at + i) + load(part, i))
+        store(part, i, splat(ZERO))
 
 
 @kernel(parallel=True)
@@ -111,15 +121,17 @@ def backward_squared(
     """p = 2^n, every term squared out; `outputs` is even."""
     for task in prange(shares * blocks):
         share, n, o0, o1 = share_of(task, blocks, shares, outputs // 2)
-        slab = grad_x[share]
+        part = np.zeros(CHUNK * BLOCK, np.float32)
         for b in range(0, samples, CHUNK):
-            for o in range(2 * o0, 2 * o1, 2):
-                for k in range(0, BLOCK, WIDTH):
-                    a, a1 = (n * samples + b) * BLOCK + k, (n * samples + min(b + CHUNK, samples)) * BLOCK + k
-                    c = (n * outputs + o) * BLOCK + k
-                    two_outputs_gradient(
-                        x, w, slab, grad_w, g, inverse, floor, squarings, a, a1, c, o * samples + b, samples
-                    )
+            a, count = (n * samples + b) * BLOCK, min(CHUNK, samples - b)
+            for first in range(2 * o0, 2 * o1, PART):
+                for o in range(first, min(first + PART, 2 * o1), 2):
+                    for k in range(0, BLOCK, WIDTH):
+                        c, at = (n * outputs + o) * BLOCK + k, o * samples + b
+                        two_outputs_gradient(
+                            x, w, part, grad_w, g, inverse, floor, squarings, a, k, count, c, at, samples
+                        )
+                move_sum(part, count * BLOCK, grad_x[share], a)
 
 
 @kernel(parallel=True)

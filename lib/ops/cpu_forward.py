@@ -43,7 +43,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "4f0c4ff5e21b817b"
+PARTS = "c7074a33524f994f"
 
 # Samples of one task: few enough to balance threads, enough to keep a panel in the cache.
 STRIPE = 64
@@ -81,8 +81,12 @@ def pair_sum(x: Array, a: int, w: Array, c: int, cutoff: Any, inverse: Any, rule
 def pair_norm(x: Array, a: int, w: Array, c: int, count: int, p: np.float32) -> np.float32:
     """||x - w||_p, rescaled by its own maximum, so that neither range nor underflow matters."""
     m, s = pair_max(x, a, w, c, count), splat(ZERO)
-    for k in range(0, count, WIDTH):
-        s = s + power(size(load(x, a + k) - load(w, c + k)) * splat(safe_inverse(m)), splat(p))
+    inverse = splat(safe_inverse(m))
+    for first in range(0, count, PART):
+        part = splat(ZERO)
+        for k in range(first, min(first + PART, count), WIDTH):
+            part = part + power(size(load(x, a + k) - load(w, c + k)) * inverse, splat(p))
+        s = s + part
     return m * largest(root(splat(total(s)), p))
 
 
@@ -263,10 +267,12 @@ def tile_power(
         for j in range(valid):
             i = r * WIDTH + j
             cutoff, inverse, s = values[2 * TILE + i], splat(values[3 * TILE + i]), splat(ZERO)
-            for n in range(features // BLOCK):
-                if peaks[n * TILE + i] >= cutoff:
-                    k = n * BLOCK
-                    s = s + pair_sum(x, rows[r] + k, w, c + j * features + k, splat(cutoff), inverse, rule)
+            for first in range(0, features, PART):
+                part = splat(ZERO)
+                for k in range(first, min(first + PART, features), BLOCK):
+                    if peaks[k // BLOCK * TILE + i] >= cutoff:
+                        part = part + pair_sum(x, rows[r] + k, w, c + j * features + k, splat(cutoff), inverse, rule)
+                s = s + part
             values[TILE + i] = total(s)
     for r in range(0, TILE, WIDTH):
         store(values, r, load(values, r) * root(load(values, TILE + r), rule[0]))

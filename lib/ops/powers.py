@@ -1,8 +1,8 @@
 """r^e on (0, 1] without special functions: a short polynomial and a few squarings, fitted for each exponent.
 
 With e = q 2^k and 2 < q <= 4, r^q is smooth enough for a polynomial in r - 1 of degree 7 down to the r with
-r^e = 2^-28; a smaller one does not count beside r = 1. Squaring multiplies the relative error by 2^k, about what p
-itself costs. Errors count as they enter a sum: by r^e, so they may be larger where r^e is small.
+r^e = 2^-32. Squaring multiplies the relative error by 2^k, about what p itself costs. A sum may hold thousands of equal
+terms beside r = 1, so errors count relative to r^e down to 2^-13, and by r^e below.
 """
 
 import functools
@@ -13,24 +13,34 @@ from numpy.typing import NDArray
 
 DEGREE = 7
 # Below it the fit would be too coarse near 0.
-LEAST_EXPONENT = 4.0
+LEAST_EXPONENT = 12.0
 
-_BITS = 28
-_NODES = 64
-# Relative errors are held down to this size of r^e, so that many small terms cannot add up to a large error.
-_LEAST_WEIGHT = 2.0**-10
+_BITS = 32
+_NODES = 96
+_LEAST_WEIGHT = 2.0**-13
 
 
 def least_ratio(exponent: float) -> float:
-    """The r with r^exponent = 2^-28: a smaller term does not count beside the largest."""
+    """The r with r^exponent = 2^-32, down to which `fit` holds."""
     return 2.0 ** (-_BITS / exponent)
+
+
+def cut_ratio(exponent: float, features: int) -> float:
+    """The r below which terms r^exponent beside one of 1 do not count, however many of the `features` they are.
+
+    Together they are at most exponent 2^-24 of the largest, a quarter of what the gradients promise, for up to 256
+    exponent features. 0, which leaves out nothing, where no polynomial is fitted.
+    """
+    if exponent <= LEAST_EXPONENT:
+        return 0.0
+    return 2.0 ** (-min(_BITS, math.log2(features / exponent) + 24) / exponent)
 
 
 @functools.lru_cache(maxsize=1024)
 def fit(exponent: float) -> tuple[int, NDArray[np.float32]]:
     """k and c_7 .. c_0 with r^exponent = (sum_i c_i (r - 1)^i)^(2^k) for r from least_ratio(exponent) to 1.
 
-    Off by at most (exponent + 2) 2^-24 in all, about a quarter of what the gradients promise.
+    Off by at most (exponent + 2) 2^-24, and relative to itself by at most 2.5 times that down to r^exponent = 2^-13.
 
     Raises:
         ValueError: an exponent that is not above LEAST_EXPONENT, or not finite.

@@ -151,6 +151,40 @@ def test_results_do_not_depend_on_the_number_of_threads(p: float, restored_threa
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize(
+    ("p", "features", "ratio"),
+    [(1, 5120, 2.0**-28), (1.5, 784, 2.0**-19), (4.5, 5120, 0.0134), (4.69, 5120, 0.138), (9.05, 5120, 0.386)],
+)
+def test_thousands_of_equal_small_terms_beside_the_largest_all_count(p: float, features: int, ratio: float) -> None:
+    # fits of low exponents were too coarse for them, and cutting off each below 2^-28 forgot how many they are
+    x = torch.full((5, features), ratio)
+    x[:, 0] = 1
+    assert_matches_reference(x, torch.zeros(3, features), torch.ones(5, 3), p)
+
+
+@pytest.mark.parametrize("p", [2, 8])
+def test_thousands_of_pulls_on_one_input_are_summed_in_parts(p: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.rand(64, 96, generator=generator), torch.rand(5120, 96, generator=generator)
+    grad, y = torch.ones(64, 5120), cpu.lp_dist(x, w, p)
+    got = cpu.lp_dist_backward(grad, x, w, y, EMPTY, p, True, True)
+    exact = reference.lp_dist(x.double(), w.double(), p)
+    wanted = reference.lp_dist_backward(grad.double(), x.double(), w.double(), exact, EMPTY, p, True, True)
+    for a, b in zip(got, wanted, strict=True):
+        assert (a - b).abs().max() <= p * 2.0**-22 * b.abs().max()
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 3, 8, 37.3])
+def test_distances_whose_inverse_is_no_float_are_the_reference_s(p: float) -> None:
+    x, w, grad = random_case(5, 64, 4)
+    x, w = 1e-40 * x, 1e-40 * w
+    x[0] = 1
+    y = cpu.lp_dist(x, w, p)
+    torch.testing.assert_close(y, reference.lp_dist(x, w, p))
+    got = cpu.lp_dist_backward(grad, x, w, y, EMPTY, p, True, True)
+    torch.testing.assert_close(got, reference.lp_dist_backward(grad, x, w, y, EMPTY, p, True, True))
+
+
 @pytest.mark.parametrize("p", [8, 37.3])
 def test_many_samples_of_few_features_need_little_room_beside_their_gradient(p: float) -> None:
     # as patches are: once there was a slab of the gradient for every share of the outputs, even for empty shares

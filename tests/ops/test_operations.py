@@ -129,7 +129,7 @@ def test_p_below_one_is_refused(p: float) -> None:
 
 
 def test_mismatched_features_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"same number of features, got \[2, 3\] and \[2, 4\]"):
+    with pytest.raises(ValueError, match=r"same number of features, at least one, got \[2, 3\] and \[2, 4\]"):
         lp_dist(rand(2, 3), rand(2, 4))
     with pytest.raises(ValueError, match="lower and upper must agree"):
         linf_dist_bounds(rand(2, 3), rand(3, 3), rand(2, 3))
