@@ -73,7 +73,7 @@ class TestParseEps:
         with pytest.raises(ValueError, match=r"eps is .*, expected a radius in pixel units with 0 < eps < 1"):
             parse_eps(eps)
 
-    @pytest.mark.parametrize("eps", ["", "eight", "8/0", "1/2/3", "/", True, None, [0.3]])
+    @pytest.mark.parametrize("eps", ["", "eight", "8/0", "1/2/3", "/", "-8/-255", "1_0/255", True, None, [0.3]])
     def test_what_is_no_number_is_refused_by_name(self, eps: Any) -> None:
         with pytest.raises(ValueError, match=r"radius is .*, expected a number or a fraction"):
             parse_eps(eps, "radius")

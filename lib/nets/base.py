@@ -16,7 +16,7 @@ class DistanceNet(nn.Module):
 
     Attributes:
         config: the arguments that build this net again, of plain types.
-        input_shape, num_classes, std: as given; std turns a radius in network units into one in pixels.
+        input_shape, num_classes: as given.
         layers: the distance layers of the feature extractor f, without the top.
     """
 
@@ -33,18 +33,25 @@ class DistanceNet(nn.Module):
     ) -> None:
         super().__init__()
         channels = input_shape[0]
-        means = (float(mean),) * channels if isinstance(mean, int | float) else tuple(mean)
+        means = (float(mean),) * channels if isinstance(mean, int | float) else tuple(map(float, mean))
+        std = float(std)
         _check(num_classes=num_classes, **sizes)
         if not (math.isfinite(std) and std > 0):
             raise ValueError(f"std must be a positive number, got {std}")
         if len(means) != channels:
             raise ValueError(f"mean must be one number or {channels} (one per channel), got {len(means)}")
+        if not all(map(math.isfinite, means)):
+            raise ValueError(f"mean must be finite, got {mean}")
         self.config = {"input_shape": list(input_shape), "num_classes": num_classes, "mean": list(means), "std": std}
         self.config |= {"identity": identity, **sizes}
         self.input_shape: tuple[int, int, int] = (input_shape[0], input_shape[1], input_shape[2])
         self.num_classes = num_classes
-        self.std = std
         self.normalize = Normalize(means, std)
+
+    @property
+    def std(self) -> float:
+        """Of the normalisation: a radius in network units times std is one in pixels."""
+        return self.normalize.std
 
     def activations(self, x: Tensor, p: float = math.inf) -> list[Tensor]:
         """The normalised input and the output of every layer of f, the features last.

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from lib.nets.box import Box
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32, rounding to nearest
+LARGEST = 2.0**126  # a float32 sum whose terms are larger in all may overflow on the way: nothing bounds it
 TANH_ERROR = 8 * UNIT_ROUNDOFF  # |executed tanh - tanh|: library implementations stay within a few ulps of 1
 
 
@@ -41,22 +42,26 @@ class Linear(nn.Module):
         return Box(center - halfwidth, center + halfwidth)
 
     def bounds(self, box: Box) -> Box:
-        """Bounds [B, d_out] in float64 of every z that float32 can execute for v in the box, whatever the order."""
+        """Bounds [B, d_out] in float64 of every z that float32 can execute for v in the box, whatever the order.
+
+        Infinite where that may overflow, as it may behind an input without bounds.
+        """
         box = box.map(Tensor.double)
         lower, upper = self.ibp(box)
         slack = self.rounding(box)
-        return Box(lower - slack, upper + slack)
+        return Box(torch.where(slack.isinf(), -slack, lower - slack), torch.where(slack.isinf(), slack, upper + slack))
 
     def rounding(self, box: Box) -> Tensor:
         """gamma_n (|W| |v| + |b|), [B, d_out] in float64: how far an executed z can be from the real one.
 
         gamma_n = n u / (1 - n u) holds for any order of summation, fused or not (n = d_in products, one bias, one
-        spare). The factor 1.0001 covers the float64 arithmetic of the bounds themselves, 1e-37 underflow.
+        spare). The factor 1.0001 covers the float64 arithmetic of the bounds themselves, n 2^-125 underflow, flushed
+        to zero or not. Infinite where |W| |v| + |b| exceeds `LARGEST` or has no bound.
         """
         n = self.weight.shape[1] + 2
         gamma = n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF)
         size = F.linear(box.magnitude.double(), self.scaled_weight.double().abs(), self.bias.double().abs())
-        return 1.0001 * gamma * size + 1e-37
+        return torch.where(size <= LARGEST, 1.0001 * gamma * size + n * 2.0**-125, math.inf)
 
 
 class Tanh(nn.Module):
@@ -71,9 +76,13 @@ class Tanh(nn.Module):
         return box.map(Tensor.tanh)
 
     def bounds(self, box: Box) -> Box:
-        """As `ibp`, in float64, widened by what an executed float32 tanh may be off."""
+        """As `ibp`, in float64, widened by what an executed float32 tanh may be off; what has no bound may be NaN."""
         lower, upper = self.ibp(box.map(Tensor.double))
-        return Box(lower - TANH_ERROR, upper + TANH_ERROR)
+        unbounded = box.halfwidth.isinf()
+        return Box(
+            (lower - TANH_ERROR).masked_fill(unbounded, -math.inf),
+            (upper + TANH_ERROR).masked_fill(unbounded, math.inf),
+        )
 
 
 class MLPHead(nn.Module):
@@ -106,12 +115,13 @@ class MLPHead(nn.Module):
     def margin_ub(self, box: Box, y: Tensor) -> Tensor:
         """Upper bounds [B, K] in float64 of z_i - z_y of every execution in float32; entry y is 0.
 
-        Eq. 21 on the last layer, plus the rounding of both logits. Needs float32 products of full precision: the
-        caller sees to it that no TF32 or autocast is active.
+        Eq. 21 on the last layer, plus the rounding of both logits; infinite where one may overflow. Needs float32
+        products of full precision: the caller sees to it that no TF32 or autocast is active.
         """
         hidden = self._hidden_bounds(box)
         slack = self.fc2.rounding(hidden)
-        margin = merged_margin(self.fc2, hidden, y) + slack + slack.gather(1, y[:, None])
+        slack = slack + slack.gather(1, y[:, None])
+        margin = torch.where(slack.isinf(), slack, merged_margin(self.fc2, hidden, y) + slack)
         return margin.scatter(1, y[:, None], 0.0)
 
     def _hidden_bounds(self, box: Box) -> Box:

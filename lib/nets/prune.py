@@ -22,7 +22,7 @@ layer reads may have any value. (After training L is large: few terms remain, an
 
 import copy
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class PrunedDist(LInfDist):
     """A distance layer at p = inf that equals `layer` on a box of inputs and visits only the weights that count there.
 
     float32 on the CPU without gradients runs over shortlists of the weights; anything else runs the whole layer, which
-    gives the same values. The weights are constants: the shortlists do not follow a change.
+    gives the same values. The weights are constants, and a layer whose weights were changed is refused.
 
     Args:
         layer: the layer to replace, in float32 on the CPU.
@@ -59,6 +59,11 @@ class PrunedDist(LInfDist):
         above, below = box.upper - layer.weight, layer.weight - box.lower
         above[~read], below[~read] = 0, 0
         self.lists = shortlists(layer.weight, above, below, floor)
+        self._version = self.weight._version
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._version = self.weight._version  # a copy counts its changes anew
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, ...] of d_in features in all -> [B, d_out]; ValueError for finite p and in training mode."""
@@ -66,12 +71,14 @@ class PrunedDist(LInfDist):
             raise ValueError(f"a pruned net is the net at p = inf, got p = {p}: use the net it was made from")
         if self.training:
             raise ValueError("a pruned net must be in evaluation mode, got training mode (call net.eval())")
+        self._check_weight()
         if not self._fits(x):
             return super().forward(x, p)
         return self._laid_out(sparse_dist(x.flatten(1), self.lists, *self._constants()))
 
     def bounds(self, box: Box) -> Box:
         """Bounds over a box inside the one the layer was made for."""
+        self._check_weight()
         if not self._fits(box.lower):
             return super().bounds(box)
         ends = sparse_dist_bounds(box.lower.flatten(1), box.upper.flatten(1), self.lists, *self._constants())
@@ -82,6 +89,12 @@ class PrunedDist(LInfDist):
         mask = torch.zeros(self.weight.shape, dtype=torch.bool)
         mask[self.lists.unit(), torch.from_numpy(self.lists.column).long()] = True
         return mask
+
+    def _check_weight(self) -> None:
+        if self.weight._version != self._version:
+            raise ValueError(
+                "the weights of a pruned net were changed: change the net it was made from, and prune again"
+            )
 
     def _fits(self, x: Tensor) -> bool:
         plain = x.device.type == "cpu" and x.dtype is self.weight.dtype is torch.float32
@@ -122,15 +135,16 @@ def prune(net: Prunable) -> Prunable:
 
     Logits at p = inf are equal on every valid image, and `bounds` on every box of valid images, bit for bit in float32;
     so are the interval certificates. The result is a copy, frozen, in evaluation mode, of the same class: it is
-    certified, attacked and saved as the net it was made from (the file holds all weights; prune again after loading).
-    Hidden units that nobody reads have constant activations.
+    certified, attacked by "pgd" and saved as the net it was made from (the file holds all weights; prune again after
+    loading). The stronger attack needs finite p, and so that net itself. Hidden units that nobody reads have constant
+    activations.
 
     Args:
         net: a net of dense distance layers in evaluation mode and float32.
 
     Raises:
-        ValueError: a convolutional net, training mode, weights that are not finite. The pruned net in turn refuses
-            finite p, training mode, and images or boxes that leave [0, 1].
+        ValueError: a convolutional net or other layers, training mode, weights that are not finite. The pruned net in
+            turn refuses finite p, training mode, images or boxes that leave [0, 1], and weights changed since.
         TypeError: weights that are not float32.
     """
     _check(net)
@@ -161,6 +175,10 @@ def _boxes(net: LInfDistNet | LInfDistNetMLP, layers: list[LInfDist]) -> list[Bo
 def _check(net: nn.Module) -> None:
     if not isinstance(net, LInfDistNet | LInfDistNetMLP):
         raise ValueError(f"net must be an LInfDistNet or an LInfDistNetMLP to be pruned, got {type(net).__name__}")
+    layers = [*net.layers, net.top] if isinstance(net, LInfDistNet) else [*net.layers]
+    for layer in layers:
+        if type(layer) not in (LInfDist, PrunedDist):
+            raise ValueError(f"net must have layers of l_inf-dist neurons to be pruned, got a {type(layer).__name__}")
     if net.training:
         raise ValueError("net must be in evaluation mode to be pruned, got training mode (call net.eval())")
     for name, tensor in net.state_dict().items():

@@ -17,10 +17,13 @@ _CLASSES = {cls.__name__: cls for cls in (LInfDistNet, SortNet, LInfDistNetMLP, 
 def save(net: Net, path: str | Path) -> None:
     """Write weights, running means and architecture (normalisation included) to one file, atomically.
 
-    Raises ValueError where net is none of this library's nets.
+    Raises ValueError where net is none of this library's nets; TypeError where it is not float32, which `load` gives.
     """
     if type(net) not in _CLASSES.values():
         raise ValueError(f"net must be one of {', '.join(_CLASSES)}, got {type(net).__name__}")
+    for name, tensor in net.state_dict().items():
+        if tensor.dtype is not torch.float32:
+            raise TypeError(f"net must be float32 to be saved, got {tensor.dtype} in {name}")
     path = Path(path)
     header = {"architecture": json.dumps({"class": type(net).__name__, "arguments": net.config})}
     partial = path.with_name(path.name + ".partial")

@@ -24,7 +24,8 @@ def number(value: object, name: str) -> float:
     try:
         if isinstance(value, str):
             top, slash, bottom = value.partition("/")
-            return float(top) / float(bottom) if slash else float(top)
+            if "_" not in value and "-" not in bottom:
+                return float(top) / float(bottom) if slash else float(top)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
     except (ValueError, ZeroDivisionError, OverflowError):

@@ -16,11 +16,12 @@ from lib.nets.box import Box
 from lib.nets.head import MLPHead
 from lib.nets.models import Net
 from lib.recipes import parse_eps
-from lib.robustness.inputs import check_batch, evaluation_mode, pixel_box
+from lib.robustness.inputs import check_batch, check_parts, evaluation_mode, pixel_box
 
 Method = Literal["margin", "interval"]
 
 CHUNK = 500  # images at a time: the memory of a bound pass at width 5120 stays near 100 MB
+LARGEST = 2.0**100  # values up to it stay far from overflow, the largest distances of a SortNet neuron too
 BISECTIONS = 24  # halvings of [0, 1]: a radius to within 2^-24
 
 
@@ -55,13 +56,12 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
         method: "margin" or "interval". Strict: a tie is not certified.
 
     Raises:
-        ValueError, TypeError: what `check_batch` refuses, eps outside (0, 1), an unknown method, reduced precision
-            (half-precision images or weights, TF32, autocast).
+        ValueError, TypeError: what `check_batch` refuses, a net with other parts than this library's or with hooks, eps
+            outside (0, 1), an unknown method, reduced precision (half-precision images or weights, TF32, autocast).
     """
     radius = parse_eps(eps)
     proves = _method(method)
-    check_batch(net, x, y)
-    _check_precision(net, x)
+    _check(net, x, y)
     with torch.no_grad(), evaluation_mode(net):
         parts = [_certify(net, a, b, radius, proves) for a, b in _chunks(x, y)]
     return Certificate(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -74,8 +74,7 @@ def certified_radius(net: Net, x: Tensor, y: Tensor, method: Method = "interval"
     bisects, and returns a radius at which the certificate was computed and held. Raises as `certify` does.
     """
     proves = _method(method)
-    check_batch(net, x, y)
-    _check_precision(net, x)
+    _check(net, x, y)
     with torch.no_grad(), evaluation_mode(net):
         parts = [_radius(net, a, b, proves) for a, b in _chunks(x, y)]
     return torch.cat(parts)
@@ -111,6 +110,12 @@ def _method(method: str) -> Proof:
     return proofs[method]
 
 
+def _check(net: Net, x: Tensor, y: Tensor) -> None:
+    check_batch(net, x, y)
+    check_parts(net)
+    _check_precision(net, x)
+
+
 def _check_precision(net: Net, x: Tensor) -> None:
     dtypes = {x.dtype, *(parameter.dtype for parameter in net.parameters())}
     if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
@@ -118,15 +123,16 @@ def _check_precision(net: Net, x: Tensor) -> None:
             "certificates need images and weights of one dtype, float32 or float64, "
             f"got {', '.join(sorted(map(str, dtypes)))}"
         )
-    if torch.get_float32_matmul_precision() != "highest" or torch.is_autocast_enabled():
+    autocast = torch.is_autocast_enabled(x.device.type)
+    if torch.get_float32_matmul_precision() != "highest" or autocast:
         raise ValueError(
             "certificates need float32 products of full precision, got float32_matmul_precision="
-            f"{torch.get_float32_matmul_precision()!r}, autocast={torch.is_autocast_enabled()}"
+            f"{torch.get_float32_matmul_precision()!r}, autocast={autocast}"
         )
 
 
 def _chunks(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(x.split(CHUNK), y.split(CHUNK), strict=True))
+    return list(zip(x.split(CHUNK), y.long().split(CHUNK), strict=True))
 
 
 def _certify(net: Net, x: Tensor, y: Tensor, eps: float, proves: Proof) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,10 +208,16 @@ def _closed_form_radius(net: PlainNet, run: _Execution, y: Tensor) -> Tensor:
     rivals = logits.scatter(1, y[:, None], -math.inf).amax(1)
     margin = logits.gather(1, y[:, None]).squeeze(1) - rivals
     radius = net.std * (margin - 2 * slack.rate * size) / (2 + 2 * slack.rate)
-    return radius.nan_to_num(nan=0.0).clamp(min=0)  # NaN only where activations overflow: nothing is proved there
+    return torch.where(_in_range(size, radius / net.std), radius, 0.0).clamp(min=0)
 
 
 def _head_proves_within(head: MLPHead, run: _Execution, y: Tensor, radius: Tensor) -> Tensor:
     features = run.features.double()
     reach = (radius * (1 + run.slack.rate) + run.slack.constant)[:, None]
-    return _head_proves(head, Box(features - reach, features + reach), y)
+    in_range = _in_range(run.slack.constant / run.slack.rate, radius)
+    return in_range & _head_proves(head, Box(features - reach, features + reach), y)
+
+
+def _in_range(size: Tensor, radius: Tensor) -> Tensor:
+    """Whether no distance can overflow within the radius (network units); where one may, nothing is proved."""
+    return size + radius <= LARGEST

@@ -9,6 +9,11 @@ from torch import Tensor, nn
 
 from lib.nets.base import DistanceNet
 from lib.nets.box import Box
+from lib.nets.head import Linear, MLPHead, Tanh
+from lib.nets.layers import LInfDist, LInfDistConv2d, MeanShift, Normalize
+from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP
+from lib.nets.prune import PrunedDist, ValidPixels
+from lib.nets.sortnet import SortLinear, SortNet
 
 
 def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
@@ -17,8 +22,11 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
     Raises:
         ValueError: images that are not [B, C, H, W] of the net's shape, not finite or outside [0, 1]; labels that are
             not [B] or outside 0..K-1; weights that are not finite.
-        TypeError: images that are not floating point, or labels that are not integers.
+        TypeError: a net that is no distance net, images that are not floating point, or labels that are not integers.
     """
+    for name, value, kind in (("net", net, DistanceNet), ("x", x, Tensor), ("y", y, Tensor)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
     if x.dim() != 4 or tuple(x.shape[1:]) != net.input_shape:
         raise ValueError(f"x must be images [B, {', '.join(map(str, net.input_shape))}], got {list(x.shape)}")
     if not x.dtype.is_floating_point:
@@ -28,6 +36,21 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
     if y.shape != x.shape[:1]:
         raise ValueError(f"y must be {x.shape[0]} labels (one per image), got {list(y.shape)}")
     _check_values(net, x, y)
+
+
+def check_parts(net: nn.Module) -> None:
+    """Refuse a net whose values, as executed, are not those that the proofs speak of.
+
+    Raises:
+        TypeError: a module that is not one of this library's, subclasses and replaced methods included.
+        ValueError: a module with a forward hook.
+    """
+    for name, module in net.named_modules():
+        place = f"{type(module).__name__} {name}".strip()
+        if type(module) not in _PROVED or "forward" in vars(module):
+            raise TypeError(f"net must be made of this library's layers alone to be certified, got {place}")
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise ValueError(f"net must have no forward hooks to be certified, got some on {place}")
 
 
 def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:
@@ -44,6 +67,11 @@ def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:
     first, last = int(y.min()), int(y.max())
     if first < 0 or last >= net.num_classes:
         raise ValueError(f"y must lie in 0..{net.num_classes - 1}, got labels from {first} to {last}")
+
+
+# what a certified net may consist of: the bounds of each are proved
+_PROVED = {LInfDistNet, SortNet, LInfDistNetMLP, ConvLInfDistNetMLP, MLPHead, Linear, Tanh, nn.ModuleList}
+_PROVED |= {LInfDist, LInfDistConv2d, SortLinear, PrunedDist, MeanShift, Normalize, ValidPixels}
 
 
 @contextmanager

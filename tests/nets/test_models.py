@@ -1,5 +1,7 @@
 """The nets: architectures of Tables 5 and 8, normalisation inside, Facts 3.4 and bounds on whole nets."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -125,6 +127,7 @@ def test_build_follows_the_recipe(name: str) -> None:
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"depth": 0}, "depth must be at least 1, got 0"),
         ({"std": 0.0}, "std must be a positive number, got 0.0"),
+        ({"mean": (0.1, math.nan)}, r"mean must be finite, got \(0.1, nan\)"),
         ({"mean": (0.1, 0.2, 0.3)}, r"mean must be one number or 2 \(one per channel\), got 3"),
     ],
 )

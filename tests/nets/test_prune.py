@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import lib
 from lib import Box, LInfDistNet, LInfDistNetMLP, certify, prune, recipes
 from lib.nets.layers import LInfDist
 from lib.nets.prune import PrunedDist
+from lib.nets.sortnet import SortLinear
 from lib.robustness.inputs import pixel_box
 from lib.training.data import batch, load_data
 
@@ -167,6 +170,26 @@ def test_what_a_pruned_net_cannot_answer_is_refused() -> None:
         pruned.bounds(Box(x - 0.1, x))
     with pytest.raises(ValueError, match="got training mode"):
         pruned.train()(x)
+
+
+def test_weights_that_were_changed_are_refused() -> None:
+    net, x = random_net(0, 4, 2, 0, False), random_images(0, 2)
+    pruned = prune(net)
+    for again in (copy.deepcopy(pruned), pickle.loads(pickle.dumps(pruned))):
+        assert torch.equal(again(x), net(x))
+        again.load_state_dict(random_net(1, 4, 2, 0, False).state_dict())
+        with pytest.raises(ValueError, match="weights of a pruned net were changed"):
+            again(x)
+    pruned.top.weight[0, 0] += 1
+    with pytest.raises(ValueError, match="weights of a pruned net were changed"):
+        pruned.bounds(Box(x, x))
+
+
+def test_layers_of_other_neurons_are_refused() -> None:
+    net = random_net(0, 4, 2, 0, False)
+    net.layers[0] = SortLinear(*net.layers[0].weight.shape[::-1], keep_prob=0.5)
+    with pytest.raises(ValueError, match="l_inf-dist neurons to be pruned, got a SortLinear"):
+        prune(net.eval())
 
 
 def test_every_logit_and_bound_of_the_mnist_test_set_is_equal(linf_data: Callable[[str], Path]) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -83,6 +84,19 @@ def test_a_failed_save_leaves_the_old_file_and_no_partial_one(tmp_path: Path, mo
         save(NETS[1], path)
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_net_of_other_precision_is_refused(tmp_path: Path) -> None:
+    net = LInfDistNet((1, 4, 4), 3, width=8, depth=2).double()
+    with pytest.raises(TypeError, match=r"float32 to be saved, got torch.float64 in layers.0.weight"):
+        save(net, tmp_path / "net.safetensors")
+
+
+def test_numbers_of_numpy_and_torch_are_saved_as_plain_ones(tmp_path: Path) -> None:
+    net = LInfDistNet((1, 4, 4), 3, width=8, depth=2, mean=torch.tensor([0.25]), std=np.float32(0.5))  # type: ignore[arg-type]
+    save(net, tmp_path / "net.safetensors")
+    back = load(tmp_path / "net.safetensors")
+    assert back.std == 0.5 and back.normalize.mean.item() == 0.25
 
 
 def test_only_nets_of_the_library_are_saved(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Certificates: what each method proves, that nothing can break it, and what it refuses."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.nets.layers import LInfDist
+from lib.nets.layers import LInfDist, Normalize
 from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net
 from lib.nets.sortnet import SortNet
 from lib.robustness import certify as certificates
 from lib.robustness.certify import Certificate, certified_radius, certify
 from lib.robustness.inputs import evaluation_mode, pixel_box
+from lib.theory.addernet import with_batch_norm
 
 SHAPE = (1, 4, 4)
 METHODS = ("margin", "interval")
@@ -37,6 +39,10 @@ def sample() -> tuple[Tensor, Tensor]:
     y = torch.arange(60) % 3
     centers = torch.rand(3, *SHAPE)
     return (centers[y] + 0.25 * torch.randn(60, *SHAPE)).clamp(0, 1), y
+
+
+def _count(net: Net, cls: type) -> int:
+    return sum(type(module) is cls for module in net.modules())
 
 
 NETS = [LInfDistNet, SortNet, LInfDistNetMLP, ConvLInfDistNetMLP]
@@ -118,20 +124,23 @@ class TestProofs:
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
         net.eval()
 
-    def test_margin_certificates_take_one_forward_pass(self, net: Net, sample: tuple[Tensor, Tensor]) -> None:
-        passes: list[None] = []
-        handles = [
-            module.register_forward_hook(lambda *_: passes.append(None)) for module in (net.normalize, net.layers[-1])
-        ]
+    def test_margin_certificates_take_one_forward_pass(
+        self, net: Net, sample: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        passes: list[type] = []
+        layer = type(net.layers[-1])
+        for cls in {Normalize, layer}:
+            whole = cls.forward
+            monkeypatch.setattr(cls, "forward", lambda m, *a, f=whole: passes.append(type(m)) or f(m, *a))
         for measure in (
             lambda: certify(net, *sample, 0.02, "margin"),
             lambda: certified_radius(net, *sample, "margin"),
         ):
             passes.clear()
             measure()
-            assert len(passes) == len(handles)
-        for handle in handles:
-            handle.remove()
+            assert (
+                passes.count(Normalize) == passes.count(type(net.layers[-1])) / _count(net, type(net.layers[-1])) == 1
+            )
 
     def test_empty_batch(self, net: Net) -> None:
         result = certify(net, torch.empty(0, *SHAPE), torch.empty(0, dtype=torch.int64), 0.1)
@@ -187,6 +196,43 @@ def test_rounding_cannot_break_a_margin_certificate(seed: int, scale: float) -> 
         assert (net(corner).argmax(1) == y)[radius > 0].all()
 
 
+class TestOverflow:
+    """Finite weights whose float32 execution leaves the range of float32 somewhere in the ball: nothing is proved."""
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_in_the_head(self, method: str) -> None:
+        net = LInfDistNetMLP((1, 1, 1), 2, width=1, depth=1, hidden=1).eval()
+        weights = {"layers.0.weight": [[0.0]], "head.fc1.weight": [[4.0]], "head.fc2.weight": [[3.39e38]] * 2}
+        weights |= {"head.fc2.bias": [1e37, 2e37]}
+        net.load_state_dict({name: torch.tensor(value) for name, value in weights.items()}, strict=False)
+        x, y, broken = torch.full((1, 1, 1, 1), 0.2), torch.tensor([1]), torch.full((1, 1, 1, 1), 0.9)
+        with torch.no_grad():
+            assert net(x).argmax() == 1 and net(broken).argmax() == 0
+        assert not certify(net, x, y, 0.7, method).certified
+        assert certified_radius(net, x, y, method) < 0.7
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_in_the_distances(self, method: str) -> None:
+        net = LInfDistNet((1, 1, 1), 2, width=1, depth=2, std=1 / 3e38).eval()
+        net.layers[0].weight.data.fill_(-2.4e38)
+        net.top.weight.data = torch.tensor([[2e38], [3.3e38]])
+        x, y, broken = torch.full((1, 1, 1, 1), 0.3), torch.tensor([1]), torch.full((1, 1, 1, 1), 0.39)
+        with torch.no_grad():
+            assert net(x).argmax() == 1 and net(broken).argmax() == 0
+        assert not certify(net, x, y, 0.1, method).certified
+        assert certified_radius(net, x, y, method) < 0.09
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_below_a_head_that_hides_it(self, method: str) -> None:
+        # tanh maps an infinite feature to 1 and NaN to NaN: a head must not bound what lies below it
+        net = LInfDistNetMLP((1, 1, 1), 2, width=1, depth=1, hidden=1).eval()
+        net.head.fc1.weight.data.fill_(3e38)
+        net.head.fc2.weight.data.fill_(0.0)
+        net.head.fc2.bias.data = torch.tensor([0.0, 1.0])
+        net.layers[0].weight.data.fill_(-3.0)
+        assert not certify(net, torch.full((1, 1, 1, 1), 0.5), torch.tensor([1]), 0.1, method).certified
+
+
 class TestPixelBox:
     def test_holds_every_float_within_eps_and_not_much_more(self) -> None:
         x = torch.rand(50, *SHAPE)
@@ -240,6 +286,50 @@ class TestRefusals:
         with pytest.raises(TypeError, match="y must be integer labels"):
             certify(self.net, torch.rand(2, *SHAPE), torch.tensor([0.0, 1.0]), 0.1)
 
+    def test_what_is_no_tensor_or_no_net(self) -> None:
+        x, y = torch.rand(1, *SHAPE), torch.tensor([0])
+        for arguments, sentence in (
+            ((torch.nn.Linear(16, 3), x, y), "net must be a DistanceNet, got Linear"),
+            ((self.net, x.numpy(), y), "x must be a Tensor, got ndarray"),
+            ((self.net, x, [0]), "y must be a Tensor, got list"),
+        ):
+            with pytest.raises(TypeError, match=sentence):
+                certify(*arguments, 0.1)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32])
+    @pytest.mark.parametrize("cls", [LInfDistNet, LInfDistNetMLP])
+    def test_labels_of_any_integer_type_are_welcome(self, cls: type, dtype: torch.dtype) -> None:
+        net, x = cls(SHAPE, 3, width=4, depth=2).eval(), torch.rand(4, *SHAPE)
+        y = net(x).argmax(1)
+        for method in METHODS:
+            got, wanted = (certify(net, x, labels, 0.01, method) for labels in (y.to(dtype), y))
+            assert all(map(torch.equal, got, wanted))
+
+    def test_a_net_that_does_something_else_than_its_parts(self) -> None:
+        class Negated(LInfDistNet):
+            def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+                return -super().forward(x, p)
+
+        x, y = torch.rand(1, *SHAPE), torch.tensor([0])
+        with pytest.raises(TypeError, match="library's layers alone to be certified, got Negated"):
+            certify(Negated(SHAPE, 3, width=4, depth=2), x, y, 0.1)
+        scaled = with_batch_norm(LInfDistNet(SHAPE, 3, width=4, depth=2))
+        with pytest.raises(TypeError, match=r"got BatchNorm layers\.0\.shift"):
+            certified_radius(scaled, x, y)
+        replaced = LInfDistNet(SHAPE, 3, width=4, depth=2)
+        replaced.top.forward = lambda x, p=math.inf: -x[:, :3]  # type: ignore[method-assign]
+        with pytest.raises(TypeError, match="got LInfDist top"):
+            certify(replaced, x, y, 0.1)
+        hooked = LInfDistNet(SHAPE, 3, width=4, depth=2)
+        hooked.register_forward_hook(lambda net, inputs, logits: -logits)
+        with pytest.raises(ValueError, match="no forward hooks to be certified, got some on LInfDistNet"):
+            certify(hooked, x, y, 0.1)
+
+    def test_the_radius_follows_the_std_that_is_executed(self) -> None:
+        net = LInfDistNet(SHAPE, 3, width=4, depth=2, std=0.3)
+        net.normalize.std = 0.03
+        assert net.std == 0.03
+
     def test_non_finite_weights(self) -> None:
         net = LInfDistNet(SHAPE, 3, width=4, depth=2)
         net.layers[0].weight.data[0, 0] = math.inf
@@ -263,6 +353,11 @@ class TestRefusals:
                 certify(self.net, torch.rand(1, *SHAPE), torch.tensor([0]), 0.1)
         finally:
             torch.set_float32_matmul_precision("highest")
+
+    @pytest.mark.parametrize("call", [lambda *a: certify(*a, 0.1), certified_radius])
+    def test_autocast_on_the_processor(self, call: Callable[..., object]) -> None:
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="autocast=True"):
+            call(self.net, torch.rand(1, *SHAPE), torch.tensor([0]))
 
 
 def test_evaluation_mode_restores_after_an_error() -> None:

@@ -10,10 +10,10 @@ from lib.theory.naive import half_margin, rounding_trap
 def test_half_the_margin_is_what_fact_3_6_says() -> None:
     net, x, _ = rounding_trap()
     net.top.weight.data = torch.tensor([[-1.0], [2.0]])
-    net.std = 0.5
-    # distances (0.435 + 1) and (2 - 0.435)
-    assert half_margin(net, x, torch.tensor([0])).item() == pytest.approx(0.5 * (2 - 1 - 2 * 0.435) / 2, abs=1e-6)
-    assert half_margin(net, x, torch.tensor([1])).item() < 0
+    net.normalize.std = 0.5
+    # the pixel is 0.87 behind the normalisation, its distances 0.87 + 1 and 2 - 0.87
+    assert half_margin(net, x, torch.tensor([1])).item() == pytest.approx(0.5 * (2 * 0.87 - 1) / 2, abs=1e-6)
+    assert half_margin(net, x, torch.tensor([0])).item() < 0
 
 
 def test_the_trap_flips_within_the_radius_that_half_the_margin_claims() -> None:
