@@ -84,14 +84,16 @@ def plot_runs(runs: "Sequence[tuple[Record, Table]]") -> "Figure":
     for (record, table), color in zip(runs, (CERTIFIED, ATTACKED, PAPER), strict=False):
         epoch, accuracy = _column(record, "epoch"), 100 * _column(record, "accuracy")
         training.plot(epoch, accuracy, ".--", color=color)
-        training.plot(epoch, np.where(np.isinf(_column(record, "p")), accuracy, np.nan), "o-", color=color)
+        settled = np.where(np.isinf(_column(record, "p")), accuracy, np.nan)
+        training.plot(epoch, settled, "o-", color=color, label=record.recipe.name)
         edges, proved = _proved(table)
         certified.step(edges, proved, where="post", color=color, label=record.recipe.name)
         certified.axvline(record.eps, color="#999999", linewidth=0.9, linestyle=":")
     training.set(xlabel="epoch (dashed: finite p, solid: p = inf)", ylabel="training accuracy (%)")
     certified.set(xlabel="radius eps (pixels, full range = 1)", ylabel="certified by margin (%)", ylim=(0, None))
     training.set_title(_title(runs[0][0]).partition(", ")[2], loc="left")
-    certified.legend(loc="upper right", frameon=False)
+    for axes in (training, certified):
+        axes.legend(frameon=False)
     return figure
 
 

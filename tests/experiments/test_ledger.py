@@ -56,8 +56,10 @@ class TestRoundTrip:
         assert "Infinity" not in text
         assert json.loads(text)["history"][-1]["p"] == "inf"
 
-    def test_records_are_none_where_there_is_no_folder(self, tmp_path: Path) -> None:
-        assert list(ledger.records(tmp_path / "nowhere")) == []
+    def test_a_ledger_that_does_not_exist_is_not_an_empty_one(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="nowhere does not exist, expected a ledger"):
+            list(ledger.records(tmp_path / "nowhere"))
+        assert list(ledger.records(tmp_path)) == []
 
     def test_records_come_in_the_order_of_their_paths(self, tmp_path: Path, make_run: Run) -> None:
         for seed in (2, 0, 1):

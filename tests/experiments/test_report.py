@@ -18,6 +18,7 @@ from lib.experiments import ledger, report
 from lib.experiments.markdown import best
 from lib.experiments.published import FOLLOWUPS, numbers, published, published_row, tables
 from lib.experiments.record import Record, Table
+from lib.experiments.summary import shown_eps
 from lib.recipes import load, names
 
 Run = Callable[..., tuple[Record, Table]]
@@ -233,6 +234,16 @@ class TestWriteTables:
         again = report.write_tables(tmp_path / "results", tmp_path / "second")
         assert [page.read_bytes() for page in pages] == [page.read_bytes() for page in again]
 
+    def test_radii_in_pixel_steps_are_fractions(self, tmp_path: Path, make_run: Run) -> None:
+        assert [shown_eps(eps) for eps in (0.3, 8 / 255, 1 / 255, 0.031, 0.2)] == [
+            "0.3",
+            "8/255",
+            "1/255",
+            "0.031",
+            "0.2",
+        ]
+        assert report.row(make_run("cifar10/linf-dist-net")[0])["eps"].iloc[0] == "8/255"
+
     def test_claims_hold_every_shipped_recipe(self, tmp_path: Path, make_run: Run) -> None:
         ledger.write(*make_run("digits/linf-dist-net"), tmp_path / "results")
         report.write_tables(tmp_path / "results", tmp_path)
@@ -268,7 +279,16 @@ class TestEveryTable:
         (ours,) = frame[frame["runs"] == 1].to_dict("records")
         assert ours["seconds"] == 12.5 / load("cifar10/linf-dist-net", "laptop").epochs
         assert ours["our_flops"] == load("cifar10/linf-dist-net", "laptop").flops
-        assert "Seconds of training per epoch" in report.markdown(frame)
+        text = report.markdown(frame)
+        assert "Seconds of training per epoch" in text and "Robust:" not in text
+
+    def test_seconds_of_ours_are_never_the_best_since_nets_and_machines_differ(
+        self, tmp_path: Path, make_run: Run
+    ) -> None:
+        for name in ("cifar10/linf-dist-net", "cifar10/linf-dist-net-mlp"):
+            ledger.write(*make_run(name), tmp_path)
+        text = report.markdown(report.table(4, tmp_path))
+        assert text.count("**") == 2 and "**17.40**" in text
 
     def test_training_accuracy_is_that_of_the_last_epoch(self, tmp_path: Path, make_run: Run) -> None:
         record, table = make_run("cifar10/depth-7-identity")
@@ -371,7 +391,10 @@ class TestFigures:
     def test_several_runs_share_two_panels(self, make_run: Run) -> None:
         runs = [make_run(f"cifar10/ablation-{row}", seed=seed, n=100) for seed, row in enumerate("ae")]
         training, proved = report.plot_runs(runs).axes
-        assert [line.get_label() for line in training.lines] == ["cifar10/ablation-a", "cifar10/ablation-e"]
+        assert [line.get_label() for line in training.lines[1::2]] == ["cifar10/ablation-a", "cifar10/ablation-e"]
+        for whole, settled, (record, _) in zip(training.lines[::2], training.lines[1::2], runs, strict=True):
+            accuracy, infinite = whole.get_ydata(), [math.isinf(row["p"]) for row in record.history]
+            np.testing.assert_array_equal(settled.get_ydata(), np.where(infinite, accuracy, np.nan))
         for line, (_, table) in zip(proved.lines[::2], runs, strict=True):
             for radius, percent in zip(*line.get_data(), strict=True):
                 assert percent == pytest.approx(100 * np.mean(table.radius > radius))

@@ -111,6 +111,17 @@ def test_an_override_with_the_recipes_own_value_is_none(tmp_path: Path) -> None:
     assert record.overrides == {} and path_of(record, tmp_path).stem == "smoke-0"
 
 
+def test_another_recipe_file_of_the_same_name_does_not_replace_a_record(tmp_path: Path) -> None:
+    text = f'base = "{PLAIN}"\n[budget.smoke]\nwidth = '
+    for folder, width in (("a", 16), ("b", 17)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.toml").write_text(f"{text}{width}\n")
+    record = smoke(tmp_path / "a/mine.toml", tmp_path)
+    assert smoke(tmp_path / "a/mine.toml", tmp_path).recipe == record.recipe
+    with pytest.raises(ValueError, match=r"mine.smoke-0.json is the record of another recipe named mine"):
+        smoke(tmp_path / "b/mine.toml", tmp_path)
+
+
 def test_a_run_on_part_of_a_data_set_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lib.training.data._COUNTS", {"digits": (10_000, 1_000)})
     record = smoke(PLAIN, tmp_path, width=16)
