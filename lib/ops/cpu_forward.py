@@ -78,15 +78,24 @@ def pair_sum(x: Array, a: int, w: Array, c: int, cutoff: Any, inverse: Any, rule
 
 
 @kernel()
-def pair_norm(x: Array, a: int, w: Array, c: int, count: int, p: np.float32) -> np.float32:
-    """||x - w||_p, rescaled by its own maximum, so that neither range nor underflow matters."""
-    m, s = pair_max(x, a, w, c, count), splat(ZERO)
-    inverse = splat(safe_inverse(m))
+def whole_sum(x: Array, a: int, w: Array, c: int, count: int, inverse: Any, p: Any) -> Any:
+    """(|x[a + k] - w[c + k]| inverse)^p over `count` inputs, summed into sixteen lanes part by part."""
+    s = splat(ZERO)
     for first in range(0, count, PART):
         part = splat(ZERO)
-        for k in range(first, min(first + PART, count), WIDTH):
-            part = part + power(size(load(x, a + k) - load(w, c + k)) * inverse, splat(p))
+        for k in range(first, min(first + PART, count), BLOCK):
+            v0 = power(size(load(x, a + k) - load(w, c + k)) * inverse, p)
+            v1 = power(size(load(x, a + k + WIDTH) - load(w, c + k + WIDTH)) * inverse, p)
+            part = part + (v0 + v1)
         s = s + part
+    return s
+
+
+@kernel()
+def pair_norm(x: Array, a: int, w: Array, c: int, count: int, p: np.float32) -> np.float32:
+    """||x - w||_p, rescaled by its own maximum, so that neither range nor underflow matters."""
+    m = pair_max(x, a, w, c, count)
+    s = whole_sum(x, a, w, c, count, splat(safe_inverse(m)), splat(p))
     return m * largest(root(splat(total(s)), p))
 
 
@@ -248,7 +257,8 @@ def tile_power(
     x: Array, rows: tuple[int, int, int, int], lanes: Array, at: int, w: Array, c: int, valid: int, live: int,
     features: int, rule: Rule, cut: np.float32, peaks: Array, values: Array,
 ) -> None:  # fmt: skip
-    """Any p: the maxima of all blocks first, then only the blocks that reach cut times the maximum of their pair.
+    """Any p: the maxima of all blocks first, then only the blocks that reach cut times the maximum of their pair, all
+    where cut is 0.
 
     `values` [4, TILE] returns the norms in its first row; the others hold totals, cutoffs and inverses.
     """
@@ -260,6 +270,7 @@ def tile_power(
         for r in range(ROWS):
             peak = load(peaks, k // BLOCK * TILE + r * WIDTH)
             store(values, r * WIDTH, larger_size(load(values, r * WIDTH), peak))
+    everything = cut == 0
     for i in range(TILE):
         values[2 * TILE + i] = cut * values[i]
         values[3 * TILE + i] = safe_inverse(values[i])
@@ -267,12 +278,13 @@ def tile_power(
         for j in range(valid):
             i = r * WIDTH + j
             cutoff, inverse, s = values[2 * TILE + i], splat(values[3 * TILE + i]), splat(ZERO)
-            for first in range(0, features, PART):
-                part = splat(ZERO)
-                for k in range(first, min(first + PART, features), BLOCK):
-                    if peaks[k // BLOCK * TILE + i] >= cutoff:
-                        part = part + pair_sum(x, rows[r] + k, w, c + j * features + k, splat(cutoff), inverse, rule)
-                s = s + part
+            if everything:
+                s = whole_sum(x, rows[r], w, c + j * features, features, inverse, splat(rule[0]))
+            else:
+                for n in range(features // BLOCK):
+                    if peaks[n * TILE + i] >= cutoff:
+                        k = n * BLOCK
+                        s = s + pair_sum(x, rows[r] + k, w, c + j * features + k, splat(cutoff), inverse, rule)
             values[TILE + i] = total(s)
     for r in range(0, TILE, WIDTH):
         store(values, r, load(values, r) * root(load(values, TILE + r), rule[0]))
