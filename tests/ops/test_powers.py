@@ -18,6 +18,16 @@ def in_float32(r: np.ndarray, squarings: int, coefficients: np.ndarray) -> np.nd
     return value
 
 
+def fused(r: np.ndarray, squarings: int, coefficients: np.ndarray) -> np.ndarray:
+    """The same with one rounding for a product and a sum, as nearly every processor does it."""
+    t, value = (r - np.float32(1)).astype(np.float64), np.full_like(r, coefficients[0])
+    for c in coefficients[1:]:
+        value = (value * t + c).astype(np.float32)
+    for _ in range(squarings):
+        value = value * value
+    return value
+
+
 def errors(exponent: float, squarings: int, coefficients: np.ndarray) -> np.ndarray:
     r = np.linspace(powers.least_ratio(exponent), 1, 5001).astype(np.float32)
     return np.abs(in_float32(r, squarings, coefficients) - r.astype(np.float64) ** exponent)
@@ -41,9 +51,9 @@ def test_the_promise_would_notice_one_squaring_too_many_or_a_coefficient_that_is
 def test_a_sum_of_many_small_terms_is_as_good_as_the_gradients_promise(exponent: float, features: int) -> None:
     # at exponents below 12 it once was hundreds of times worse, for thousands of equal terms beside the largest
     r = np.linspace(powers.least_ratio(exponent), 1, 2001).astype(np.float32)
-    exact, executed = 1 + features * r.astype(np.float64) ** exponent, in_float32(r, *powers.fit(exponent))
+    exact, executed = 1 + features * r.astype(np.float64) ** exponent, fused(r, *powers.fit(exponent))
     wrong = features * np.abs(executed - r.astype(np.float64) ** exponent) / exact
-    assert wrong.max() <= exponent * 2.0**-22
+    assert wrong.max() <= (exponent + 1) * 2.0**-22  # of the gradients of p = exponent + 1
 
 
 @given(exponent=st.floats(12.01, 5000), features=st.integers(1, 256 * 12))
