@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 DEGREE = 7
 # Below it the fit would be too coarse near 0.
-LEAST_EXPONENT = 12.0
+LEAST_EXPONENT = 16.0
 
 _BITS = 32
 _NODES = 96

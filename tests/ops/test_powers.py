@@ -33,12 +33,12 @@ def errors(exponent: float, squarings: int, coefficients: np.ndarray) -> np.ndar
     return np.abs(in_float32(r, squarings, coefficients) - r.astype(np.float64) ** exponent)
 
 
-@given(exponent=st.floats(12.01, 2000))
+@given(exponent=st.floats(16.01, 2000))
 def test_powers_are_four_times_better_than_the_gradients_promise(exponent: float) -> None:
     assert errors(exponent, *powers.fit(exponent)).max() <= (exponent + 2) * 2.0**-24
 
 
-@pytest.mark.parametrize("exponent", [13, 36.3, 999])
+@pytest.mark.parametrize("exponent", [17, 36.3, 999])
 def test_the_promise_would_notice_one_squaring_too_many_or_a_coefficient_that_is_off(exponent: float) -> None:
     squarings, coefficients = powers.fit(exponent)
     assert errors(exponent, squarings + 1, coefficients).max() > (exponent + 2) * 2.0**-24
@@ -47,26 +47,26 @@ def test_the_promise_would_notice_one_squaring_too_many_or_a_coefficient_that_is
     assert errors(exponent, squarings, wrong).max() > (exponent + 2) * 2.0**-24
 
 
-@given(exponent=st.floats(12.01, 2000), features=st.integers(1, 8192))
+@given(exponent=st.floats(16.01, 2000), features=st.integers(1, 8192))
 def test_a_sum_of_many_small_terms_is_as_good_as_the_gradients_promise(exponent: float, features: int) -> None:
-    # at exponents below 12 it once was hundreds of times worse, for thousands of equal terms beside the largest
+    # at exponents below 16 it once was hundreds of times worse, for thousands of equal terms beside the largest
     r = np.linspace(powers.least_ratio(exponent), 1, 2001).astype(np.float32)
     exact, executed = 1 + features * r.astype(np.float64) ** exponent, fused(r, *powers.fit(exponent))
     wrong = features * np.abs(executed - r.astype(np.float64) ** exponent) / exact
     assert wrong.max() <= (exponent + 1) * 2.0**-22  # of the gradients of p = exponent + 1
 
 
-@given(exponent=st.floats(12.01, 5000), features=st.integers(1, 256 * 12))
+@given(exponent=st.floats(16.01, 5000), features=st.integers(1, 256 * 16))
 def test_what_is_cut_off_is_a_quarter_of_what_the_gradients_promise(exponent: float, features: int) -> None:
     assert features * powers.cut_ratio(exponent, features) ** exponent <= exponent * 2.0**-24 * 1.001
     assert powers.cut_ratio(exponent, features) >= powers.least_ratio(exponent)
 
 
 def test_nothing_is_cut_off_where_there_is_no_fit() -> None:
-    assert powers.cut_ratio(12.0, 5120) == 0
+    assert powers.cut_ratio(16.0, 5120) == 0
 
 
-@pytest.mark.parametrize("exponent", [12.0, 1.0, math.inf, math.nan])
+@pytest.mark.parametrize("exponent", [16.0, 1.0, math.inf, math.nan])
 def test_an_exponent_out_of_range_is_refused_by_value(exponent: float) -> None:
     with pytest.raises(ValueError, match=f"got {exponent}"):
         powers.fit(exponent)
