@@ -230,7 +230,7 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, C, H, W] in pixels -> the same shape in network units; p is not used."""
-        return (x - self.mean) / self.std
+        return (x - self.mean).div_(self.std)
 
     def bounds(self, box: Box) -> Box:
         """The same two monotone operations at both ends."""

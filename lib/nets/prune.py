@@ -87,7 +87,7 @@ class PrunedDist(LInfDist):
     def kept(self) -> Tensor:
         """Whether each weight is kept, bool [d_out, d_in]."""
         mask = torch.zeros(self.weight.shape, dtype=torch.bool)
-        mask[self.lists.unit(), torch.from_numpy(self.lists.column).long()] = True
+        mask[self.lists.unit(), self.lists.column()] = True
         return mask
 
     def _check_weight(self) -> None:

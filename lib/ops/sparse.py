@@ -20,13 +20,18 @@ from lib.ops.compiled import ready
 class Shortlists(NamedTuple):
     """Lists above_0, below_0, above_1, ... one after another, each in the order of the inputs.
 
-    first: list n has the entries first[n] to first[n + 1], [2 O + 1]. column, weight: of each entry. floor: [O].
+    first: list n has the entries first[n] to first[n + 1], [2 O + 1]. place, weight: of each entry, place being where
+    its input starts in a tile of the kernels. floor: [O].
     """
 
     first: NDArray[np.int64]
-    column: NDArray[np.int32]
+    place: NDArray[np.int32]
     weight: NDArray[np.float32]
     floor: NDArray[np.float32]
+
+    def column(self) -> Tensor:
+        """The input that each entry looks at."""
+        return torch.from_numpy(self.place // _kernels().LANES).long()
 
     def unit(self) -> Tensor:
         """The unit that each entry belongs to."""
@@ -43,7 +48,7 @@ def shortlists(weight: Tensor, above: Tensor, below: Tensor, floor: Tensor) -> S
     row, column = kept.nonzero(as_tuple=True)
     return Shortlists(
         F.pad(kept.sum(1).cumsum(0), (1, 0)).numpy(),
-        column.int().numpy(),
+        (_kernels().LANES * column).int().numpy(),
         weight[row // 2, column].numpy(),
         floor.abs().numpy(),  # a floor of -0 would not compare like its bits
     )
@@ -82,8 +87,7 @@ def _padded(x: Tensor) -> Tensor:
 
 
 def _arrays(lists: Shortlists, plus: Tensor, minus: Tensor) -> tuple[NDArray[Any], ...]:
-    first, column, weight, floor = lists
-    return first, column * np.int32(_kernels().LANES), weight, floor, plus.numpy(), minus.numpy()
+    return *lists, plus.numpy(), minus.numpy()
 
 
 def _kernels() -> ModuleType:

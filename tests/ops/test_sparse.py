@@ -48,7 +48,7 @@ def test_a_list_leaves_out_what_cannot_exceed_the_floor() -> None:
     below = torch.tensor([[2.0, 2.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     lists = sparse.shortlists(weight, above, below, torch.tensor([2.0, 1.0]))
     assert lists.first.tolist() == [0, 2, 3, 4, 4]
-    assert lists.column.tolist() == [2, 3, 1, 0]
+    assert lists.column().tolist() == [2, 3, 1, 0]
     assert lists.weight.tolist() == [1.0, -2.0, 5.0, 3.0]
     assert lists.unit().tolist() == [0, 0, 0, 1]
 
@@ -56,7 +56,7 @@ def test_a_list_leaves_out_what_cannot_exceed_the_floor() -> None:
 def test_empty_lists_give_the_floor() -> None:
     nothing = torch.zeros(2, 3)
     lists = sparse.shortlists(nothing, nothing, nothing, torch.tensor([1.5, 2.5]))
-    assert len(lists.column) == len(lists.unit()) == 0
+    assert len(lists.column()) == len(lists.unit()) == 0
     y = sparse.linf_dist(torch.ones(2, 3), lists, torch.zeros(2), torch.ones(2))
     assert y.tolist() == [[0.5, 1.5]] * 2
 
