@@ -43,16 +43,16 @@ def fill_tile(x: Array, first: int, tile: Array) -> None:
 
 @njit(cache=True, nogil=True)
 def unit_max(
-    above: Array, below: Array, row: Indices, weight: Array, begin: int, middle: int, end: int, floor: np.float32
+    above: Array, below: Array, place: Indices, weight: Array, begin: int, middle: int, end: int, floor: np.float32
 ) -> Any:
-    """The largest of floor >= 0, above[row] - weight over begin..middle and weight - below[row] over middle..end."""
+    """The largest of floor >= 0, above[place] - weight up to `middle` and weight - below[place] from there on."""
     m0 = m1 = splat(floor)
     for n in range(begin, middle):
-        w, at = splat_at(weight, n), offset_at(row, n)
+        w, at = splat_at(weight, n), offset_at(place, n)
         m0 = larger_size(m0, load(above, at) - w)
         m1 = larger_size(m1, load(above, at + WIDTH) - w)
     for n in range(middle, end):
-        w, at = splat_at(weight, n), offset_at(row, n)
+        w, at = splat_at(weight, n), offset_at(place, n)
         m0 = larger_size(m0, w - load(below, at))
         m1 = larger_size(m1, w - load(below, at + WIDTH))
     return m0, m1
@@ -74,7 +74,7 @@ def tiles_of(share: int, shares: int, samples: int) -> tuple[int, int]:
 
 @njit(cache=True, nogil=True, parallel=True)
 def forward(
-    x: Array, first: Counts, row: Indices, weight: Array, floor: Array, plus: Array, minus: Array, y: Array,
+    x: Array, first: Counts, place: Indices, weight: Array, floor: Array, plus: Array, minus: Array, y: Array,
     shares: int,
 ) -> None:  # fmt: skip
     """y [O, B], flat, = (distance + plus) - minus for x [B, I]."""
@@ -87,13 +87,13 @@ def forward(
             fill_tile(x, b, tile)
             for o in range(len(floor)):
                 begin, middle, end = first[2 * o], first[2 * o + 1], first[2 * o + 2]
-                largest = unit_max(tile, tile, row, weight, begin, middle, end, floor[o])
+                largest = unit_max(tile, tile, place, weight, begin, middle, end, floor[o])
                 store_shifted(largest, plus[o], minus[o], y, o * samples + b)
 
 
 @njit(cache=True, nogil=True, parallel=True)
 def forward_bounds(
-    lower: Array, upper: Array, first: Counts, row: Indices, weight: Array, floor: Array, plus: Array, minus: Array,
+    lower: Array, upper: Array, first: Counts, place: Indices, weight: Array, floor: Array, plus: Array, minus: Array,
     least: Array, greatest: Array, shares: int,
 ) -> None:  # fmt: skip
     """The same for the least and greatest distance over boxes, [O, B] each."""
@@ -107,7 +107,7 @@ def forward_bounds(
             fill_tile(upper, b, high)
             for o in range(len(floor)):
                 begin, middle, end = first[2 * o], first[2 * o + 1], first[2 * o + 2]
-                small = unit_max(low, high, row, weight, begin, middle, end, floor[o])
-                large = unit_max(high, low, row, weight, begin, middle, end, floor[o])
+                small = unit_max(low, high, place, weight, begin, middle, end, floor[o])
+                large = unit_max(high, low, place, weight, begin, middle, end, floor[o])
                 store_shifted(small, plus[o], minus[o], least, o * samples + b)
                 store_shifted(large, plus[o], minus[o], greatest, o * samples + b)

@@ -8,21 +8,11 @@ from hypothesis import strategies as st
 from lib.ops import powers
 
 
-def in_float32(r: np.ndarray, squarings: int, coefficients: np.ndarray) -> np.ndarray:
-    """Horner's rule and squarings with a rounding after every operation, as a kernel without fused ones does it."""
-    t, value = (r - np.float32(1)).astype(np.float32), np.full_like(r, coefficients[0])
+def in_float32(r: np.ndarray, squarings: int, coefficients: np.ndarray, wide: type = np.float32) -> np.ndarray:
+    """Horner's rule and squarings, rounded after each product and sum; with `wide` float64, once for a pair of them."""
+    t, value = (r - np.float32(1)).astype(wide), np.full_like(r, coefficients[0])
     for c in coefficients[1:]:
-        value = (value * t + c).astype(np.float32)
-    for _ in range(squarings):
-        value = value * value
-    return value
-
-
-def fused(r: np.ndarray, squarings: int, coefficients: np.ndarray) -> np.ndarray:
-    """The same with one rounding for a product and a sum, as nearly every processor does it."""
-    t, value = (r - np.float32(1)).astype(np.float64), np.full_like(r, coefficients[0])
-    for c in coefficients[1:]:
-        value = (value * t + c).astype(np.float32)
+        value = (value.astype(wide) * t + c).astype(np.float32)
     for _ in range(squarings):
         value = value * value
     return value
@@ -51,7 +41,8 @@ def test_the_promise_would_notice_one_squaring_too_many_or_a_coefficient_that_is
 def test_a_sum_of_many_small_terms_is_as_good_as_the_gradients_promise(exponent: float, features: int) -> None:
     # at exponents below 16 it once was hundreds of times worse, for thousands of equal terms beside the largest
     r = np.linspace(powers.least_ratio(exponent), 1, 2001).astype(np.float32)
-    exact, executed = 1 + features * r.astype(np.float64) ** exponent, fused(r, *powers.fit(exponent))
+    exact = 1 + features * r.astype(np.float64) ** exponent
+    executed = in_float32(r, *powers.fit(exponent), wide=np.float64)  # nearly every processor fuses them
     wrong = features * np.abs(executed - r.astype(np.float64) ** exponent) / exact
     assert wrong.max() <= (exponent + 1) * 2.0**-22  # of the gradients of p = exponent + 1
 
