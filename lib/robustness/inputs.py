@@ -21,7 +21,7 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
 
     Raises:
         ValueError: images that are not [B, C, H, W] of the net's shape, not finite or outside [0, 1]; labels that are
-            not [B] or outside 0..K-1; weights that are not finite.
+            not [B] or outside 0..K-1; weights that are not finite; tensors on another device than the net.
         TypeError: a net that is no distance net, images that are not floating point, or labels that are not integers.
     """
     for name, value, kind in (("net", net, DistanceNet), ("x", x, Tensor), ("y", y, Tensor)):
@@ -35,6 +35,9 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
         raise TypeError(f"y must be integer labels, got {y.dtype}")
     if y.shape != x.shape[:1]:
         raise ValueError(f"y must be {x.shape[0]} labels (one per image), got {list(y.shape)}")
+    device = next(net.parameters()).device
+    if {x.device, y.device} != {device}:
+        raise ValueError(f"x and y must be where net is, on {device}, got {x.device} and {y.device}")
     _check_values(net, x, y)
 
 

@@ -297,6 +297,12 @@ class TestRefusals:
             with pytest.raises(TypeError, match=sentence):
                 certify(*arguments, 0.1)  # type: ignore[arg-type]
 
+    def test_another_device_than_the_nets(self) -> None:
+        x, y = torch.rand(1, *SHAPE), torch.tensor([0])
+        for images, labels in ((x.to("meta"), y), (x, y.to("meta"))):
+            with pytest.raises(ValueError, match="must be where net is, on cpu, got"):
+                certify(self.net, images, labels, 0.1)
+
     @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32])
     @pytest.mark.parametrize("cls", [LInfDistNet, LInfDistNetMLP])
     def test_labels_of_any_integer_type_are_welcome(self, cls: type, dtype: torch.dtype) -> None:
