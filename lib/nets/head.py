@@ -76,7 +76,10 @@ class Tanh(nn.Module):
         return box.map(Tensor.tanh)
 
     def bounds(self, box: Box) -> Box:
-        """As `ibp`, in float64, widened by what an executed float32 tanh may be off; what has no bound may be NaN."""
+        """As `ibp`, in float64, widened by what an executed float32 tanh may be off.
+
+        Infinite where v has no bound: it may then be NaN, and so its tanh.
+        """
         lower, upper = self.ibp(box.map(Tensor.double))
         unbounded = box.halfwidth.isinf()
         return Box(

@@ -143,10 +143,8 @@ def _backward_power(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> 
     cut = powers.cut_ratio(p - 1, x.shape[1])
     cols = -len(w) % _layout().WIDTH
     cutoff = F.pad(torch.where(y > 0, cut * y, math.inf), (0, cols), value=math.inf)
-    grad_x, grad_w = (
-        _slabs(x_blocks, -(-len(w) // _layout().WIDTH), -(-len(w) // _LONGEST_SUM)),
-        torch.zeros_like(w_blocks),
-    )
+    grad_x = _slabs(x_blocks, -(-len(w) // _layout().WIDTH), -(-len(w) // _LONGEST_SUM))
+    grad_w = torch.zeros_like(w_blocks)
     _backward().backward_power(
         x_blocks.flatten().numpy(), _lanes(weights), w_blocks.flatten().numpy(), grad_x.flatten(1).numpy(),
         grad_w.flatten().numpy(), _pad(grad, 0, cols).flatten().numpy(), _pad(_inverse(y), 0, cols).flatten().numpy(),
