@@ -40,7 +40,7 @@ def cut_ratio(exponent: float, features: int) -> float:
 def fit(exponent: float) -> tuple[int, NDArray[np.float32]]:
     """k and c_7 .. c_0 with r^exponent = (sum_i c_i (r - 1)^i)^(2^k) for r from least_ratio(exponent) to 1.
 
-    Off by at most (exponent + 2) 2^-24, and relative to itself by at most 2.5 times that down to r^exponent = 2^-13.
+    Off by at most (exponent + 2) 2^-24, and relative to itself by at most 5 times that down to r^exponent = 2^-13.
 
     Raises:
         ValueError: an exponent that is not above LEAST_EXPONENT, or not finite.

@@ -66,6 +66,11 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, offset: An
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
 
 
+def _lanes_at(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
+    address = _address(context, builder, array_type, array, offset)
+    return builder.bitcast(address, _FLOATS.as_pointer())
+
+
 def _shuffled(builder: Any, x: Any, y: Any, lanes: list[int]) -> Any:
     return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_INT, len(lanes)), lanes))
 
@@ -99,8 +104,7 @@ def load(typing: Any, array: Any, offset: Any) -> Any:
     """array[offset : offset + WIDTH]."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        address = _address(context, builder, signature.args[0], *values)
-        return builder.load(builder.bitcast(address, _FLOATS.as_pointer()), align=4)
+        return builder.load(_lanes_at(context, builder, signature.args[0], *values), align=4)
 
     return LANES(array, types.intp), generate
 
@@ -110,8 +114,7 @@ def store(typing: Any, array: Any, offset: Any, lanes: Any) -> Any:
     """array[offset : offset + WIDTH] = lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        address = _address(context, builder, signature.args[0], *values[:2])
-        builder.store(values[2], builder.bitcast(address, _FLOATS.as_pointer()), align=4)
+        builder.store(values[2], _lanes_at(context, builder, signature.args[0], *values[:2]), align=4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, LANES), generate
@@ -126,11 +129,10 @@ def transpose(typing: Any, array: Any, at: Any, stride: Any, last: Any, scale: A
         number, factor, rows = ir.IntType(64), _spread(b, scale), []
         for j in map(number, range(WIDTH)):
             row = b.select(b.icmp_signed("<", j, last), j, last)
-            address = _address(context, b, signature.args[0], array, b.add(at, b.mul(row, stride)))
-            rows.append(b.fmul(b.load(b.bitcast(address, _FLOATS.as_pointer()), align=4), factor))
+            lanes = b.load(_lanes_at(context, b, signature.args[0], array, b.add(at, b.mul(row, stride))), align=4)
+            rows.append(b.fmul(lanes, factor))
         for k, column in enumerate(_columns(b, rows)):
-            address = _address(context, b, signature.args[5], out, b.add(to, number(WIDTH * k)))
-            b.store(column, b.bitcast(address, _FLOATS.as_pointer()), align=4)
+            b.store(column, _lanes_at(context, b, signature.args[5], out, b.add(to, number(WIDTH * k))), align=4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, types.intp, types.float32, out, types.intp), generate

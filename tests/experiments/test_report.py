@@ -235,13 +235,8 @@ class TestWriteTables:
         assert [page.read_bytes() for page in pages] == [page.read_bytes() for page in again]
 
     def test_radii_in_pixel_steps_are_fractions(self, tmp_path: Path, make_run: Run) -> None:
-        assert [shown_eps(eps) for eps in (0.3, 8 / 255, 1 / 255, 0.031, 0.2)] == [
-            "0.3",
-            "8/255",
-            "1/255",
-            "0.031",
-            "0.2",
-        ]
+        for eps, text in ((0.3, "0.3"), (8 / 255, "8/255"), (1 / 255, "1/255"), (0.031, "0.031"), (0.2, "0.2")):
+            assert shown_eps(eps) == text
         assert report.row(make_run("cifar10/linf-dist-net")[0])["eps"].iloc[0] == "8/255"
 
     def test_claims_hold_every_shipped_recipe(self, tmp_path: Path, make_run: Run) -> None:
