@@ -16,6 +16,9 @@ of a maximum by a number between them and that maximum. Over a smaller box the l
 0, l'_i - w_i and w_i - u'_i, and the greatest that of u'_i - w_i and w_i - l'_i: the terms that are left out are again
 at most L, and both maxima are at least L, since l <= l' and u' <= u. QED
 
+The terms of a unit stand in the order of u_i - w_i and w_i - l_i. Once the samples at hand have reached what the next
+one can be at most, the rest, for the same reason, cannot be larger, and is not looked at.
+
 By induction the box of the next layer holds everything this layer can execute. A unit that no kept term of the next
 layer reads may have any value. (After training L is large: few terms remain, and never both of a weight.)
 """
@@ -48,12 +51,10 @@ class PrunedDist(LInfDist):
         layer: the layer to replace, in float32 on the CPU.
         box: bounds [1, d_in] of all its inputs.
         read: the outputs that count, bool [d_out]; any other one is constant, its least value over the box.
-        row_major: lay outputs out as the whole layer does, since a head's products round by the order in memory.
     """
 
-    def __init__(self, layer: LInfDist, box: Box, read: Tensor, *, row_major: bool = False) -> None:
+    def __init__(self, layer: LInfDist, box: Box, read: Tensor) -> None:
         nn.Module.__init__(self)  # LInfDist's own would draw weights
-        self.row_major = row_major
         self.weight, self.bias, self.shift = layer.weight, layer.bias, layer.shift
         floor = linf_dist_bounds(box.lower, box.upper, layer.weight)[0][0]
         above, below = box.upper - layer.weight, layer.weight - box.lower
@@ -74,21 +75,19 @@ class PrunedDist(LInfDist):
         self._check_weight()
         if not self._fits(x):
             return super().forward(x, p)
-        return self._laid_out(sparse_dist(x.flatten(1), self.lists, *self._constants()))
+        return sparse_dist(x.flatten(1), self.lists, *self._constants())
 
     def bounds(self, box: Box) -> Box:
         """Bounds over a box inside the one the layer was made for."""
         self._check_weight()
         if not self._fits(box.lower):
             return super().bounds(box)
-        ends = sparse_dist_bounds(box.lower.flatten(1), box.upper.flatten(1), self.lists, *self._constants())
-        return Box(*ends).map(self._laid_out)
+        ends = box.map(lambda v: v.flatten(1))
+        return Box(*sparse_dist_bounds(*ends, self.lists, *self._constants()))
 
     def kept(self) -> Tensor:
         """Whether each weight is kept, bool [d_out, d_in]."""
-        mask = torch.zeros(self.weight.shape, dtype=torch.bool)
-        mask[self.lists.unit(), self.lists.column()] = True
-        return mask
+        return self.lists.kept(self.weight.shape[1])
 
     def _check_weight(self) -> None:
         if self.weight._version != self._version:
@@ -100,9 +99,6 @@ class PrunedDist(LInfDist):
         plain = x.device.type == "cpu" and x.dtype is self.weight.dtype is torch.float32
         differentiated = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         return plain and not differentiated and len(x) > 0 and x[0].numel() == self.weight.shape[1]
-
-    def _laid_out(self, y: Tensor) -> Tensor:
-        return y.contiguous() if self.row_major else y
 
     def _constants(self) -> tuple[Tensor, Tensor]:
         """What is added to a distance and what is then subtracted, [d_out] each."""
@@ -153,8 +149,7 @@ def prune(net: Prunable) -> Prunable:
     boxes = _boxes(pruned, layers)
     read = torch.ones(len(layers[-1].weight), dtype=torch.bool)
     for n in reversed(range(len(layers))):
-        row_major = isinstance(pruned, LInfDistNetMLP) and n == len(layers) - 1
-        layers[n] = PrunedDist(layers[n], boxes[n], read, row_major=row_major)
+        layers[n] = PrunedDist(layers[n], boxes[n], read)
         read = layers[n].kept().any(0)
     if isinstance(pruned, LInfDistNet):
         pruned.top = layers.pop()

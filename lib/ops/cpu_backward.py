@@ -38,7 +38,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "be1e89a84e0c91e4"
+PARTS = "7e260fa087f6cddb"
 
 # Samples whose inputs and gradients stay in the first-level cache while a dense pass goes over the outputs, and outputs
 # whose pulls are added up apart: sums of sums keep the rounding small.

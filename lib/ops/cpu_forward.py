@@ -43,7 +43,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "be1e89a84e0c91e4"
+PARTS = "7e260fa087f6cddb"
 
 # Samples of one task: few enough to balance threads, enough to keep a panel in the cache.
 STRIPE = 64
@@ -171,7 +171,7 @@ def pack_lanes(w: Array, scale: np.float32, lanes: Array, outputs: int, features
     for q in prange((outputs + WIDTH - 1) // WIDTH):
         last = min(WIDTH, outputs - q * WIDTH) - 1
         for k in range(0, features, WIDTH):
-            transpose(w, q * WIDTH * features + k, features, last, scale, lanes, (q * features + k) * WIDTH)
+            transpose(w, q * WIDTH * features + k, features, last, scale, lanes, (q * features + k) * WIDTH, WIDTH)
 
 
 @kernel(parallel=True)

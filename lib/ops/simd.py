@@ -63,6 +63,8 @@ def _spread(builder: Any, scalar: Any) -> Any:
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
+    if not array_type.is_contig:
+        raise TypeError(f"array must be contiguous, got {array_type}")
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
 
 
@@ -121,21 +123,25 @@ def store(typing: Any, array: Any, offset: Any, lanes: Any) -> Any:
 
 
 @intrinsic
-def transpose(typing: Any, array: Any, at: Any, stride: Any, last: Any, scale: Any, out: Any, to: Any) -> Any:
-    """out[to + WIDTH k + j] = scale array[at + min(j, last) stride + k] for all j, k < WIDTH."""
+def transpose(
+    typing: Any, array: Any, at: Any, stride: Any, last: Any, scale: Any, out: Any, to: Any, step: Any
+) -> Any:
+    """out[to + step k + j] = scale array[at + min(j, last) stride + k] for all j, k < WIDTH."""
 
     def generate(context: Any, b: Any, signature: Any, values: Any) -> Any:
-        array, at, stride, last, scale, out, to = values
+        array, at, stride, last, scale, out, to, step = values
         number, factor, rows = ir.IntType(64), _spread(b, scale), []
         for j in map(number, range(WIDTH)):
             row = b.select(b.icmp_signed("<", j, last), j, last)
             lanes = b.load(_lanes_at(context, b, signature.args[0], array, b.add(at, b.mul(row, stride))), align=4)
             rows.append(b.fmul(lanes, factor))
         for k, column in enumerate(_columns(b, rows)):
-            b.store(column, _lanes_at(context, b, signature.args[5], out, b.add(to, number(WIDTH * k))), align=4)
+            here = b.add(to, b.mul(step, number(k)))
+            b.store(column, _lanes_at(context, b, signature.args[5], out, here), align=4)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, types.intp, types.intp, types.float32, out, types.intp), generate
+    offsets = [types.intp] * 2
+    return types.void(array, *offsets, types.intp, types.float32, out, *offsets), generate
 
 
 def _columns(b: Any, rows: list[Any]) -> list[Any]:

@@ -2,7 +2,9 @@
 
     y_o = max(floor_o, max_{i in above_o} (x_i - w_oi), max_{i in below_o} (w_oi - x_i))
 
-A maximum does not depend on the order of its terms: the result is exact.
+The terms of a unit stand in the order of how large they can become: once all samples of a tile have reached what the
+next one can be at most, the rest cannot count. A maximum does not depend on the order of its terms, and any part of
+them that holds the largest will do: the result is exact.
 """
 
 from types import ModuleType
@@ -18,72 +20,85 @@ from lib.ops.compiled import ready
 
 
 class Shortlists(NamedTuple):
-    """Lists above_0, below_0, above_1, ... one after another, each in the order of the inputs.
+    """The terms of one unit after another, w - x_i and x_i - w alike: as signed weight - signed input.
 
-    first: list n has the entries first[n] to first[n + 1], [2 O + 1]. place, weight: of each entry, place being where
-    its input starts in a tile of the kernels. floor: [O].
+    Signed inputs are x_0 .. x_{I-1}, -x_0 .. -x_{I-1}. A unit has whole steps of `STEP` terms; its last one fills them.
+
+    first: unit o has the steps first[o] to first[o + 1], [O + 1]. place, weight: of each term, place being where its
+    signed input starts in a tile of the kernels. most: what the terms of each step, and those behind it, are at most.
+    floor: [O].
     """
 
     first: NDArray[np.int64]
     place: NDArray[np.int32]
     weight: NDArray[np.float32]
+    most: NDArray[np.float32]
     floor: NDArray[np.float32]
 
-    def column(self) -> Tensor:
-        """The input that each entry looks at."""
-        return torch.from_numpy(self.place // _kernels().LANES).long()
-
-    def unit(self) -> Tensor:
-        """The unit that each entry belongs to."""
-        return torch.arange(2 * len(self.floor)).repeat_interleave(torch.from_numpy(np.diff(self.first))) // 2
+    def kept(self, features: int) -> Tensor:
+        """Which weights of [O, I] any term looks at, I being `features`."""
+        mask = torch.zeros(len(self.floor), features, dtype=torch.bool)
+        terms = torch.from_numpy(np.diff(self.first)) * _kernels().STEP
+        unit = torch.arange(len(self.floor)).repeat_interleave(terms)
+        mask[unit, torch.from_numpy(self.place // _kernels().WIDTH).long() % features] = True
+        return mask
 
 
 def shortlists(weight: Tensor, above: Tensor, below: Tensor, floor: Tensor) -> Shortlists:
     """Lists of the weights [O, I] that can give more than the floor [O], which is at least 0.
 
     above, below: the most that x_i - w_oi and w_oi - x_i can be, [O, I] each; entries at or below the floor are left
-    out, the others must hold for every x the lists are used on.
+    out. Both must hold for every x the lists are used on.
     """
-    kept = torch.stack([above, below], 1).flatten(0, 1) > floor.repeat_interleave(2)[:, None]  # [2 O, I]
-    row, column = kept.nonzero(as_tuple=True)
+    k, most, signed = _kernels(), torch.cat([below, above], 1), torch.cat([weight, -weight], 1)
+    kept = most > floor[:, None]
+    unit, column = kept.nonzero(as_tuple=True)
+    order = most[unit, column].argsort(descending=True, stable=True)
+    order = order[unit[order].argsort(stable=True)]
+    terms = order[_in_whole_steps(kept.sum(1), k.STEP)]
+    unit, column = unit[terms], column[terms]
     return Shortlists(
-        F.pad(kept.sum(1).cumsum(0), (1, 0)).numpy(),
-        (_kernels().LANES * column).int().numpy(),
-        weight[row // 2, column].numpy(),
+        F.pad((-(-kept.sum(1) // k.STEP)).cumsum(0), (1, 0)).numpy(),
+        (k.WIDTH * column).int().numpy(),
+        signed[unit, column].numpy(),
+        most[unit, column][:: k.STEP].contiguous().numpy(),
         floor.abs().numpy(),  # a floor of -0 would not compare like its bits
     )
 
 
-def linf_dist(x: Tensor, lists: Shortlists, plus: Tensor, minus: Tensor) -> Tensor:
-    """(distance + plus) - minus, rounded in this order: x [B, I], plus and minus [O] -> [B, O].
+def _in_whole_steps(counts: Tensor, step: int) -> Tensor:
+    """Of runs of so many things each, the numbers of all things, the last of a run repeated up to a whole step."""
+    rooms = -(-counts // step) * step
+    slots = torch.arange(int(rooms.sum())) - (rooms.cumsum(0) - rooms).repeat_interleave(rooms)
+    begins, lasts = counts.cumsum(0) - counts, counts - 1
+    return begins.repeat_interleave(rooms) + torch.minimum(slots, lasts.repeat_interleave(rooms))
 
-    The result is stored sample by sample for each unit, the order in which the next layer reads it fastest.
-    """
-    padded = _padded(x)
-    y = x.new_empty(len(lists.floor), len(padded))
-    arrays = *_arrays(lists, plus, minus), y.flatten().numpy()
-    _kernels().forward(padded.numpy(), *arrays, torch.get_num_threads())
-    return y.t()[: len(x)]
+
+def linf_dist(x: Tensor, lists: Shortlists, plus: Tensor, minus: Tensor) -> Tensor:
+    """(distance + plus) - minus, rounded in this order: x [B, I], plus and minus [O] -> [B, O]."""
+    rows = _rows(x)
+    y = x.new_empty(len(rows), len(lists.floor))
+    _kernels().forward(rows.numpy(), *_arrays(lists, plus, minus), y.numpy(), torch.get_num_threads())
+    return y[: len(x)]
 
 
 def linf_dist_bounds(
     lower: Tensor, upper: Tensor, lists: Shortlists, plus: Tensor, minus: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Bounds of the same over the box lower <= x <= upper, [B, O] each."""
-    low, high = _padded(lower), _padded(upper)
-    least, greatest = (lower.new_empty(len(lists.floor), len(low)) for _ in range(2))
-    arrays = *_arrays(lists, plus, minus), least.flatten().numpy(), greatest.flatten().numpy()
-    _kernels().forward_bounds(low.numpy(), high.numpy(), *arrays, torch.get_num_threads())
-    return least.t()[: len(lower)], greatest.t()[: len(lower)]
+    low, high = _rows(lower), _rows(upper)
+    least, greatest = (lower.new_empty(len(low), len(lists.floor)) for _ in range(2))
+    _kernels().forward_bounds(
+        low.numpy(), high.numpy(), *_arrays(lists, plus, minus), least.numpy(), greatest.numpy(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return least[: len(lower)], greatest[: len(lower)]
 
 
-def _padded(x: Tensor) -> Tensor:
-    """x [B, I] with its last row repeated up to the LANES of a tile, row by row or column by column in memory."""
+def _rows(x: Tensor) -> Tensor:
+    """x [B, I] row by row in memory, its last row repeated up to the LANES of a tile."""
     lanes = _kernels().LANES
-    if len(x) < lanes:
-        return x[torch.arange(lanes).clamp(max=len(x) - 1)]
-    # Numba compiles a kernel for either order.
-    return x if x.t().is_contiguous() else x.contiguous()
+    return x.contiguous() if len(x) >= lanes else x[torch.arange(lanes).clamp(max=len(x) - 1)].contiguous()
 
 
 def _arrays(lists: Shortlists, plus: Tensor, minus: Tensor) -> tuple[NDArray[Any], ...]:

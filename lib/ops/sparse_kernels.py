@@ -1,8 +1,9 @@
 """Numba kernels of the p = inf distance over shortlists of weights; `sparse.py` makes the lists and calls them.
 
-A task owns a share of the tiles of LANES samples side by side, [I, LANES]: a vector instruction serves several samples,
-and a weight is read once for all of them. Batches hold at least LANES samples; the last tile reaches back over the one
-before it, so that all tiles are full, and samples in both get the same values twice.
+A task owns a share of the tiles of LANES samples side by side: a vector instruction serves WIDTH samples, and a weight
+is read once for all of them. A tile holds the signed inputs x_0, x_1, .., -x_0, -x_1, .. of the first WIDTH samples and
+then those of the others, so that one subtraction makes a term, whatever its sign. Batches hold at least LANES samples;
+the last tile reaches back over the one before it, so that all tiles are full, and samples in both get the same values.
 """
 
 from typing import Any
@@ -11,59 +12,92 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from lib.ops.simd import WIDTH, larger_size, load, offset_at, splat, splat_at, store
+from lib.ops.simd import WIDTH, at_least, larger_size, load, offset_at, splat, splat_at, store, transpose
 
 Array = NDArray[np.float32]
 Counts = NDArray[np.int64]
 Indices = NDArray[np.int32]
 
 # Of simd.py: Numba's cache does not see changes in other files, so a test holds this to what is imported.
-PARTS = "b9e28f71e56ff489"
+PARTS = "13c00ce89f388b25"
 
 LANES = 2 * WIDTH
+# Terms between two looks at whether any later one can count.
+STEP = 8
 
+_EVERY_LANE = (1 << WIDTH) - 1
 _CACHE_LINE = 16  # floats
+_PLUS, _MINUS = np.float32(1), np.float32(-1)
 
 
 @njit(cache=True, nogil=True)
 def empty_tile(features: int) -> Array:
-    """Room for [features, LANES], where rows of 128 bytes do not straddle cache lines."""
-    room = np.empty(features * LANES + _CACHE_LINE, np.float32)
+    """Room for the signed inputs, where vectors do not straddle cache lines."""
+    count = 2 * features * LANES
+    room = np.empty(count + _CACHE_LINE, np.float32)
     shift = (-(room.ctypes.data // 4)) % _CACHE_LINE
-    return room[shift : shift + features * LANES]
+    return room[shift : shift + count]
 
 
 @njit(cache=True, nogil=True)
-def fill_tile(x: Array, first: int, tile: Array) -> None:
-    """Samples first..first + LANES of x [B, I] side by side."""
-    for i in range(x.shape[1]):
-        for l in range(LANES):
-            tile[i * LANES + l] = x[first + l, i]
+def fill_tile(plus: Array, minus: Array, first: int, tile: Array) -> None:
+    """Samples first..first + LANES: the inputs `plus` [B, I], then the inputs `minus` [B, I] with the other sign."""
+    features = plus.shape[1]
+    for half in range(0, LANES, WIDTH):
+        begin = 2 * features * half
+        fill_half(plus, first + half, _PLUS, tile, begin)
+        fill_half(minus, first + half, _MINUS, tile, begin + features * WIDTH)
+
+
+@njit(cache=True, nogil=True)
+def fill_half(x: Array, first: int, sign: np.float32, tile: Array, begin: int) -> None:
+    """tile[begin + WIDTH i + l] = sign x[first + l, i] for l < WIDTH."""
+    features = x.shape[1]
+    whole = features - features % WIDTH
+    for i in range(0, whole, WIDTH):
+        transpose(x, first * features + i, features, WIDTH - 1, sign, tile, begin + i * WIDTH, WIDTH)
+    for i in range(whole, features):
+        for l in range(WIDTH):
+            tile[begin + i * WIDTH + l] = sign * x[first + l, i]
 
 
 @njit(cache=True, nogil=True)
 def unit_max(
-    above: Array, below: Array, place: Indices, weight: Array, begin: int, middle: int, end: int, floor: np.float32
+    tile: Array, half: int, place: Indices, weight: Array, most: Array, begin: int, end: int, floor: np.float32
 ) -> Any:
-    """The largest of floor >= 0, above[place] - weight up to `middle` and weight - below[place] from there on."""
+    """The largest of floor >= 0 and all weight - tile[place] of the steps begin..end, in both halves of the tile."""
     m0 = m1 = splat(floor)
-    for n in range(begin, middle):
-        w, at = splat_at(weight, n), offset_at(place, n)
-        m0 = larger_size(m0, load(above, at) - w)
-        m1 = larger_size(m1, load(above, at + WIDTH) - w)
-    for n in range(middle, end):
-        w, at = splat_at(weight, n), offset_at(place, n)
-        m0 = larger_size(m0, w - load(below, at))
-        m1 = larger_size(m1, w - load(below, at + WIDTH))
+    for step in range(begin, end):
+        limit = splat_at(most, step)
+        if at_least(m0, limit) & at_least(m1, limit) == _EVERY_LANE:
+            break
+        for n in range(step * STEP, (step + 1) * STEP):
+            w, at = splat_at(weight, n), offset_at(place, n)
+            m0 = larger_size(m0, w - load(tile, at))
+            m1 = larger_size(m1, w - load(tile, at + half))
     return m0, m1
 
 
 @njit(cache=True, nogil=True)
-def store_shifted(pair: Any, plus: np.float32, minus: np.float32, out: Array, at: int) -> None:
-    """out = (pair + plus) - minus, rounded in this order."""
+def store_shifted(pair: Any, plus: np.float32, minus: np.float32, columns: Array, unit: int) -> None:
+    """columns[h, unit] = (pair_h + plus) - minus, rounded in this order."""
     m0, m1 = pair
-    store(out, at, (m0 + splat(plus)) - splat(minus))
-    store(out, at + WIDTH, (m1 + splat(plus)) - splat(minus))
+    store(columns, unit * WIDTH, (m0 + splat(plus)) - splat(minus))
+    store(columns, columns.shape[1] + unit * WIDTH, (m1 + splat(plus)) - splat(minus))
+
+
+@njit(cache=True, nogil=True)
+def store_samples(columns: Array, y: Array, first: int) -> None:
+    """y[first + WIDTH h + l, o] = columns[h, WIDTH o + l] for both halves h."""
+    units = y.shape[1]
+    whole = units - units % WIDTH
+    for half in range(2):
+        b, begin = first + half * WIDTH, half * columns.shape[1]
+        for o in range(0, whole, WIDTH):
+            transpose(columns, begin + o * WIDTH, WIDTH, WIDTH - 1, _PLUS, y, b * units + o, units)
+        for o in range(whole, units):
+            for l in range(WIDTH):
+                y[b + l, o] = columns[half, o * WIDTH + l]
 
 
 @njit(cache=True, nogil=True)
@@ -74,40 +108,42 @@ def tiles_of(share: int, shares: int, samples: int) -> tuple[int, int]:
 
 @njit(cache=True, nogil=True, parallel=True)
 def forward(
-    x: Array, first: Counts, place: Indices, weight: Array, floor: Array, plus: Array, minus: Array, y: Array,
-    shares: int,
+    x: Array, first: Counts, place: Indices, weight: Array, most: Array, floor: Array, plus: Array, minus: Array,
+    y: Array, shares: int,
 ) -> None:  # fmt: skip
-    """y [O, B], flat, = (distance + plus) - minus for x [B, I]."""
-    samples = len(x)
+    """y [B, O] = (distance + plus) - minus for x [B, I]."""
+    samples, half = len(x), 2 * x.shape[1] * WIDTH
     for share in prange(shares):
-        tile = empty_tile(x.shape[1])
+        tile, columns = empty_tile(x.shape[1]), np.empty((2, len(floor) * WIDTH), np.float32)
         t0, t1 = tiles_of(share, shares, samples)
         for t in range(t0, t1):
             b = min(t * LANES, samples - LANES)
-            fill_tile(x, b, tile)
+            fill_tile(x, x, b, tile)
             for o in range(len(floor)):
-                begin, middle, end = first[2 * o], first[2 * o + 1], first[2 * o + 2]
-                largest = unit_max(tile, tile, place, weight, begin, middle, end, floor[o])
-                store_shifted(largest, plus[o], minus[o], y, o * samples + b)
+                largest = unit_max(tile, half, place, weight, most, first[o], first[o + 1], floor[o])
+                store_shifted(largest, plus[o], minus[o], columns, o)
+            store_samples(columns, y, b)
 
 
 @njit(cache=True, nogil=True, parallel=True)
 def forward_bounds(
-    lower: Array, upper: Array, first: Counts, place: Indices, weight: Array, floor: Array, plus: Array, minus: Array,
-    least: Array, greatest: Array, shares: int,
+    lower: Array, upper: Array, first: Counts, place: Indices, weight: Array, most: Array, floor: Array, plus: Array,
+    minus: Array, least: Array, greatest: Array, shares: int,
 ) -> None:  # fmt: skip
-    """The same for the least and greatest distance over boxes, [O, B] each."""
-    samples = len(lower)
+    """The same for the least and greatest distance over boxes, [B, O] each."""
+    samples, half = len(lower), 2 * lower.shape[1] * WIDTH
     for share in prange(shares):
-        low, high = empty_tile(lower.shape[1]), empty_tile(lower.shape[1])
+        near, far = empty_tile(lower.shape[1]), empty_tile(lower.shape[1])
+        small, large = np.empty((2, len(floor) * WIDTH), np.float32), np.empty((2, len(floor) * WIDTH), np.float32)
         t0, t1 = tiles_of(share, shares, samples)
         for t in range(t0, t1):
             b = min(t * LANES, samples - LANES)
-            fill_tile(lower, b, low)
-            fill_tile(upper, b, high)
+            fill_tile(upper, lower, b, near)  # the least of w - x and x - w
+            fill_tile(lower, upper, b, far)
             for o in range(len(floor)):
-                begin, middle, end = first[2 * o], first[2 * o + 1], first[2 * o + 2]
-                small = unit_max(low, high, place, weight, begin, middle, end, floor[o])
-                large = unit_max(high, low, place, weight, begin, middle, end, floor[o])
-                store_shifted(small, plus[o], minus[o], least, o * samples + b)
-                store_shifted(large, plus[o], minus[o], greatest, o * samples + b)
+                shortest = unit_max(near, half, place, weight, most, first[o], first[o + 1], floor[o])
+                longest = unit_max(far, half, place, weight, most, first[o], first[o + 1], floor[o])
+                store_shifted(shortest, plus[o], minus[o], small, o)
+                store_shifted(longest, plus[o], minus[o], large, o)
+            store_samples(small, least, b)
+            store_samples(large, greatest, b)

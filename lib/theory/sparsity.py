@@ -25,6 +25,17 @@ def needed_weights(box: Box, w: Tensor, p: float = math.inf) -> Tensor:
     return torch.stack(shares)
 
 
+def visited_weights(y: Tensor, w: Tensor, box: Box, together: int) -> Tensor:
+    """The share of the weights w [O, I] that samples taken `together` at a time look at before their distances stand.
+
+    Terms come in the order of the most that they can be, u_i - w_i and w_i - l_i over a box [1, I] of all inputs: a
+    unit is done once each sample of a group has reached what the next term can be. y [B, O]: the distances -> [groups].
+    """
+    most = torch.cat([box.upper - w, w - box.lower], 1)
+    reached = [group.amin(0)[:, None] for group in y.split(together)]
+    return torch.stack([(most > least).sum() / w.numel() for least in reached])
+
+
 def counting_terms(x: Tensor, w: Tensor, p: float) -> Tensor:
     """The share of the terms of each sample, x [B, I], w [O, I] -> [B], with (|t_i| / max_j |t_j|)^p at least 2^-24."""
     shares = []

@@ -74,8 +74,8 @@ def offset(indices, place):  # type: ignore[no-untyped-def]
 
 
 @njit
-def transpose(a, stride, last, scale, out):  # type: ignore[no-untyped-def]
-    simd.transpose(a, 2, stride, last, scale, out, 3)
+def transpose(a, stride, last, scale, out, step):  # type: ignore[no-untyped-def]
+    simd.transpose(a, 2, stride, last, scale, out, 3, step)
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,17 @@ def test_comparisons_become_bits_and_lanes_become_numbers() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 5, simd.WIDTH])
-def test_a_square_is_transposed_and_its_last_row_repeated(rows: int) -> None:
+@pytest.mark.parametrize("step", [simd.WIDTH, simd.WIDTH + 3])
+def test_a_square_is_transposed_and_its_last_row_repeated(rows: int, step: int) -> None:
     a = np.random.default_rng(rows).standard_normal((rows, simd.WIDTH + 7)).astype(np.float32)
-    out = np.full(simd.WIDTH**2 + 5, np.nan, np.float32)
-    transpose(a.ravel(), a.shape[1], rows - 1, np.float32(0.5), out)
+    out = np.full(3 + simd.WIDTH * step, np.nan, np.float32)
+    transpose(a.ravel(), a.shape[1], rows - 1, np.float32(0.5), out, step)
     wanted = 0.5 * a[np.minimum(np.arange(simd.WIDTH), rows - 1), 2 : 2 + simd.WIDTH].T
-    np.testing.assert_array_equal(out[3:-2].reshape(wanted.shape), wanted)
-    assert np.isnan(out[[0, 1, 2, -2, -1]]).all()
+    square = out[3:].reshape(simd.WIDTH, step)
+    np.testing.assert_array_equal(square[:, : simd.WIDTH], wanted)
+    assert np.isnan(out[:3]).all() and np.isnan(square[:, simd.WIDTH :]).all()
+
+
+def test_lanes_of_an_array_with_gaps_are_refused() -> None:
+    with pytest.raises(TypeError, match="array must be contiguous, got array"):
+        unary(0, np.zeros(2 * simd.WIDTH, np.float32)[::2], np.zeros(simd.WIDTH, np.float32))

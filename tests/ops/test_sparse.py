@@ -1,11 +1,12 @@
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from lib.ops import reference, sparse
+from lib.ops import reference, simd, sparse, sparse_kernels
 
 SHAPES = [(1, 1, 1), (3, 63, 10), (33, 257, 65), (64, 100, 7), (70, 30, 40)]
 
@@ -30,6 +31,7 @@ def test_distances_are_those_over_all_weights(shape: tuple[int, int, int]) -> No
     wanted = (reference.lp_dist(x, w, math.inf) + plus) - minus
     assert torch.equal(sparse.linf_dist(x, lists, plus, minus), wanted)
     assert torch.equal(sparse.linf_dist(x.t().contiguous().t(), lists, plus, minus), wanted)
+    assert sparse.linf_dist(x, lists, plus, minus).is_contiguous()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -47,16 +49,43 @@ def test_a_list_leaves_out_what_cannot_exceed_the_floor() -> None:
     above = torch.tensor([[1.0, 0.0, 4.0, 3.0], [9.0, 0.0, 0.0, 0.0]])
     below = torch.tensor([[2.0, 2.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     lists = sparse.shortlists(weight, above, below, torch.tensor([2.0, 1.0]))
-    assert lists.first.tolist() == [0, 2, 3, 4, 4]
-    assert lists.column().tolist() == [2, 3, 1, 0]
-    assert lists.weight.tolist() == [1.0, -2.0, 5.0, 3.0]
-    assert lists.unit().tolist() == [0, 0, 0, 1]
+    assert lists.first.tolist() == [0, 1, 2]
+    # In the order of the most that each can be: 1 above 1.0, 3 above -2.0, 1 below 5.0; the last fills up the step.
+    first, second = (np.stack([lists.place // simd.WIDTH, lists.weight], 1).reshape(2, sparse_kernels.STEP, 2)).tolist()
+    assert first == [[6, -1], [7, 2], *[[1, 5]] * (sparse_kernels.STEP - 2)]
+    assert second == [[4, -3]] * sparse_kernels.STEP
+    assert lists.most.tolist() == [4, 9]
+    assert lists.kept(4).tolist() == [[False, True, True, True], [True, False, False, False]]
+
+
+def test_no_term_of_a_step_or_behind_it_can_be_more_than_its_most() -> None:
+    _, w, lists = random_case(33, 257, 65)
+    side = torch.cat([w + 1, 1 - w], 1).numpy()
+    for o in range(len(w)):
+        steps = slice(lists.first[o], lists.first[o + 1])
+        terms = lists.place.reshape(-1, sparse_kernels.STEP)[steps] // simd.WIDTH
+        assert np.array_equal(side[o][terms].max(1), lists.most[steps])
+        assert (np.diff(lists.most[steps]) <= 0).all() and (lists.most[steps] > lists.floor[o]).all()
+
+
+@pytest.mark.parametrize("late", [0, 17, 40])
+def test_a_tile_stops_once_no_later_term_can_count_for_any_of_its_samples(late: int) -> None:
+    step = sparse_kernels.STEP
+    # The terms behind the first step give 100, against what is said of them: who sees it has looked.
+    weight = torch.cat([torch.full((1, step), -3.0), torch.full((1, step), -100.0)], 1)
+    above = torch.cat([torch.full((1, step), 4.0), torch.full((1, step), 2.5)], 1)
+    lists = sparse.shortlists(weight, above, torch.zeros_like(above), torch.zeros(1))
+    x, none = torch.zeros(70, 2 * step), torch.zeros(1)
+    assert (sparse.linf_dist(x, lists, none, none) == 3).all()
+    x[late] = -1  # 2 is less than 2.5: the tiles of this sample must look
+    looked = sparse.linf_dist(x, lists, none, none)[:, 0] > 90
+    assert looked[late] and looked.sum() <= 2 * sparse_kernels.LANES
 
 
 def test_empty_lists_give_the_floor() -> None:
     nothing = torch.zeros(2, 3)
     lists = sparse.shortlists(nothing, nothing, nothing, torch.tensor([1.5, 2.5]))
-    assert len(lists.column()) == len(lists.unit()) == 0
+    assert len(lists.place) == len(lists.most) == 0 and not lists.kept(3).any()
     y = sparse.linf_dist(torch.ones(2, 3), lists, torch.zeros(2), torch.ones(2))
     assert y.tolist() == [[0.5, 1.5]] * 2
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib import Box, lp_dist
-from lib.theory.sparsity import counting_terms, needed_weights, power_sums
+from lib.theory.sparsity import counting_terms, needed_weights, power_sums, visited_weights
 
 
 def test_a_weight_is_needed_where_it_can_exceed_the_least_distance() -> None:
@@ -16,6 +16,29 @@ def test_a_weight_is_needed_where_it_can_exceed_the_least_distance() -> None:
     assert needed_weights(box, w).tolist() == [0.75, 0.75]
     point = Box(box.lower, box.lower)
     assert needed_weights(point, w).tolist() == [0.0, 0.0]
+
+
+def test_a_group_looks_at_the_weights_that_its_nearest_sample_needs() -> None:
+    box, w = Box(torch.zeros(1, 3), torch.ones(1, 3)), torch.tensor([[-4.0, 2.5, 0.5], [0.0, 0.0, 0.0]])
+    x = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.5, 0.0, 0.25]])
+    y = lp_dist(x, w, math.inf)  # 5, 1 and 4, 0 and 4.5, 0.5; the most that terms can be: 5, 2.5, 0.5 and 1, 1, 1
+    assert visited_weights(y, w, box, 1).tolist() == pytest.approx([0, 4 / 6, 4 / 6])
+    assert visited_weights(y, w, box, 2).tolist() == pytest.approx([4 / 6, 4 / 6])
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31), together=st.integers(1, 5))
+def test_the_weights_that_are_looked_at_give_the_distance(seed: int, together: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x, w = torch.rand(10, 30, generator=generator), 3 * torch.randn(1, 30, generator=generator)
+    box = Box(torch.zeros(1, 30), torch.ones(1, 30))
+    y, terms = lp_dist(x, w, math.inf), torch.cat([x - w, w - x], 1)
+    order = torch.cat([1 - w, w], 1)[0].argsort(descending=True)
+    for group, some, share in zip(
+        y.split(together), terms.split(together), visited_weights(y, w, box, together), strict=True
+    ):
+        count = max(1, round(share.item() * 30))
+        assert torch.equal(some[:, order[:count]].amax(1), group[:, 0])
 
 
 @pytest.mark.parametrize("p", [8, 64, 1000])
