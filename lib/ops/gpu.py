@@ -1,6 +1,7 @@
 """The l_p distance in float32 on CUDA, by the Triton kernels of `gpu_kernels.py`; functions as in `reference.py`.
 
-Triton is imported on the first call. Every answer is deterministic: fixed tiles, no atomics, no autotuning.
+Triton is imported on the first call. Every answer is deterministic: fixed tiles, no autotuning, no atomics but those of
+integers, whose sums do not depend on the order.
 """
 
 import functools
@@ -15,15 +16,19 @@ from torch import Tensor
 
 from lib.ops import powers
 
-_TILE = 64
-_CHUNK = 16
-_WARPS = 8
+TILE = 64
+CHUNK = 16
+WARPS = 4
 # In the backward a thread holds all rows of four columns; the sums over tiles of outputs take at most so many entries.
-_ROWS, _COLS, _COLUMN_WARPS = 16, 256, 2
+ROWS, COLS, COLUMN_WARPS = 16, 256, 2
 _LARGEST_PARTS = 2**26
 _LARGEST_DENSE_P = 16  # of those that are no powers of two
 _LARGEST_NATURAL_P = 1024  # beyond it, squaring costs more than a fit
 _LARGEST_FLOAT = torch.finfo(torch.float32).max
+# Inputs among which the first maximum is looked for, and pairs of a program that looks at each pair alone.
+SPAN, PAIRS = 16, 1024
+# The p = inf backward: bits of the integers that it sums, and the one that stands for NaN.
+_SUM_BITS, LOST = 61, -(2**63)
 
 
 def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
@@ -34,14 +39,14 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     Raises:
         ModuleNotFoundError: Triton is not installed.
     """
-    peak = _peaks(x, w, with_index=False)[0]
+    peak = _peaks(x, w, with_span=False)[0]
     if math.isinf(p):
         return _crop(peak, x, w)
     # 1 / inf would make NaN of an infinite distance.
     scale = torch.where(peak.isinf(), 1.0, _reciprocal(peak))
     total = torch.empty_like(peak)
     sizes = *peak.shape, x.shape[1]
-    _launch("power_sums", total, _columns(x), _columns(w), scale, total, *sizes, **_exponent(p, p), CHUNK=_CHUNK)
+    _launch("power_sums", total, _columns(x), _columns(w), scale, total, *sizes, **exponent_of(p, p), CHUNK=CHUNK)
     # The root in float64: the backward raises y to the power p, and its error with it.
     y = peak * total.clamp_(min=1).double().pow_(1 / p)
     return _crop(y.float(), x, w)
@@ -53,8 +58,9 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ModuleNotFoundError: Triton is not installed.
     """
-    y, index = _peaks(x, w, with_index=True)
-    return _crop(y, x, w), _crop(index, x, w)
+    y, index = (_crop(a, x, w) for a in _peaks(x, w, with_span=True))
+    _launch_pairs("first_in_span", y, x, w, y, index, y.numel(), *w.shape, SPAN=SPAN)
+    return y, index
 
 
 def lp_dist_backward(
@@ -63,26 +69,20 @@ def lp_dist_backward(
     """Gradients of sum_bo grad_bo y_bo in x [B, I] and in w [O, I]; one that is not needed comes back empty, [0].
 
     Finite p: dy/dx_i = sign(t_i) (|t_i| / y)^(p-1), sign(0) = 0, dy/dw = -dy/dx, both from one pass over all triples.
-    p = inf: sign(t_i) at i = index, sign(0) = +1, by a sorted scatter.
+    p = inf: sign(t_i) at i = index, sign(0) = +1, summed as integers of 2^-49 of the largest gradient or less.
 
     Raises:
         ModuleNotFoundError: Triton is not installed.
     """
-    none = x.new_empty(0)
     if math.isinf(p):
         at = index.long()
         t = x.gather(1, at) - w.gather(1, at.T).T
         pull = torch.where(t.isnan(), t, torch.where(t < 0, -grad, grad))
-        rows = torch.arange(len(x), device=x.device)[:, None]
-        outputs = torch.arange(len(w), device=x.device)
-        return (
-            torch.zeros_like(x).index_put_((rows, at), pull, accumulate=True) if need_x else none,
-            torch.zeros_like(w).index_put_((outputs, at), -pull, accumulate=True) if need_w else none,
-        )
+        return _scattered(pull, index, x, w, need_x, need_w)
     # At p = 1 only the sign counts, and no ratio may underflow and lose it.
     scale = torch.ones_like(y) if p == 1 else _reciprocal(y)
     grad_x, grad_w = _gradients(x, w, grad, scale, p, need_x, need_w)
-    return grad_x if need_x else none, grad_w if need_w else none
+    return grad_x if need_x else x.new_empty(0), grad_w if need_w else w.new_empty(0)
 
 
 def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,37 +100,57 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
     return _crop(least, lower, w), _crop(greatest, lower, w)
 
 
-def _peaks(x: Tensor, w: Tensor, *, with_index: bool) -> tuple[Tensor, Tensor]:
+def _peaks(x: Tensor, w: Tensor, *, with_span: bool) -> tuple[Tensor, Tensor]:
     x_t, w_t = _columns(x), _columns(w)
     y = x.new_zeros(x_t.shape[1], w_t.shape[1])
-    index = torch.empty_like(y, dtype=torch.int32) if with_index else x.new_empty(0, dtype=torch.int32)
-    _launch("peaks", y, x_t, w_t, y, index, *y.shape, x.shape[1], WITH_INDEX=with_index)
-    return y, index
+    span = torch.empty_like(y, dtype=torch.int32) if with_span else x.new_empty(0, dtype=torch.int32)
+    _launch("peaks", y, x_t, w_t, y, span, *y.shape, x.shape[1], WITH_SPAN=with_span, SPAN=SPAN)
+    return y, span
+
+
+def _scattered(pull: Tensor, index: Tensor, x: Tensor, w: Tensor, need_x: bool, need_w: bool) -> tuple[Tensor, Tensor]:
+    """sum_o pull[b, o] at each (b, index[b, o]), like x, and -sum_b pull[b, o] at each (o, index[b, o]), like w."""
+    finite = pull.isfinite()
+    exponent = torch.frexp(F.pad(pull.where(finite, 0).abs().flatten(), (0, 1)).amax()).exponent
+    # So many integers of this unit do not overflow, whichever entry they meet in.
+    unit = torch.exp2((_SUM_BITS - max(pull.shape).bit_length() - exponent).double())
+    amount = (pull.where(finite, 0).double() * unit).round_().long().where(finite, LOST)
+    sums_x, sums_w = (
+        torch.zeros(like.shape if needed else (0,), dtype=torch.int64, device=x.device)
+        for like, needed in ((x, need_x), (w, need_w))
+    )
+    for mark in (False, True):
+        _launch_pairs(
+            "scatter_sums", pull, amount, index, sums_x, sums_w, pull.numel(), *w.shape,
+            NEED_X=need_x, NEED_W=need_w, MARK=mark, LOST=LOST,
+        )  # fmt: skip
+    grad_x, grad_w = ((sums.double() / unit).float().masked_fill_(sums == LOST, math.nan) for sums in (sums_x, sums_w))
+    return grad_x, grad_w
 
 
 def _gradients(
     x: Tensor, w: Tensor, grad: Tensor, scale: Tensor, p: float, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
     """sum_o u and -sum_b u for u[b, o, i] = grad sign(r) |r|^(p - 1), r = (x[b, i] - w[o, i]) scale[b, o]."""
-    rows, cols = -len(w) % _ROWS, -x.shape[1] % _COLS
+    rows, cols = -len(w) % ROWS, -x.shape[1] % COLS
     wide, weights = F.pad(x, (0, cols)), F.pad(w, (0, cols, 0, rows))
     grad, scale = F.pad(grad, (0, rows)), F.pad(scale, (0, rows))
     grad_x, grad_w = torch.zeros_like(wide), torch.empty_like(weights)
-    step = max(1, _LARGEST_PARTS // max(1, wide.numel())) * _ROWS
+    step = max(1, _LARGEST_PARTS // max(1, wide.numel())) * ROWS
     for o in range(0, len(weights), step):
         part = slice(o, o + step)
-        parts_x = wide.new_empty(len(weights[part]) // _ROWS if need_x else 0, *wide.shape)
+        parts_x = wide.new_empty(len(weights[part]) // ROWS if need_x else 0, *wide.shape)
         with torch.cuda.device_of(x):
-            _kernels().gradient_sums[(weights[part].numel() // (_ROWS * _COLS),)](
+            _kernels().gradient_sums[(weights[part].numel() // (ROWS * COLS),)](
                 wide, weights[part], grad[:, part].contiguous(), scale[:, part].contiguous(), parts_x, grad_w[part],
-                len(x), len(weights[part]), wide.shape[1], **_exponent(p, p - 1), NEED_X=need_x, NEED_W=need_w,
-                ROWS=_ROWS, COLS=_COLS, num_warps=_COLUMN_WARPS, enable_fp_fusion=True,
+                len(x), len(weights[part]), wide.shape[1], **exponent_of(p, p - 2), NEED_X=need_x, NEED_W=need_w,
+                ROWS=ROWS, COLS=COLS, num_warps=COLUMN_WARPS, enable_fp_fusion=True,
             )  # fmt: skip
         grad_x += parts_x.sum(0)
     return grad_x[:, : x.shape[1]].contiguous(), grad_w[: len(w), : x.shape[1]].contiguous()
 
 
-def _exponent(p: float, raised_to: float) -> dict[str, float | tuple[float, ...]]:
+def exponent_of(p: float, raised_to: float) -> dict[str, float | tuple[float, ...]]:
     """How the kernels raise: by squaring where that is short, else by the fit of powers.py, else by exp2 and log2."""
     whole = float(p).is_integer() and p <= _LARGEST_NATURAL_P
     natural = int(p) if whole and (p <= _LARGEST_DENSE_P or int(p).bit_count() == 1) else 0
@@ -151,7 +171,7 @@ def _columns(a: Tensor) -> Tensor:
 
 
 def _whole_tiles(a: Tensor) -> Tensor:
-    padding = -a.shape[1] % _TILE
+    padding = -a.shape[1] % TILE
     return F.pad(a, (0, padding)) if padding else a.contiguous()
 
 
@@ -162,9 +182,16 @@ def _crop(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
 def _launch(kernel: str, out: Tensor, *arguments: Tensor | int, **constants: Any) -> None:
     """One program per tile of out, on the device of out."""
     with torch.cuda.device_of(out):
-        getattr(_kernels(), kernel)[(out.numel() // _TILE**2,)](
-            *arguments, **constants, TILE=_TILE, num_warps=_WARPS, enable_fp_fusion=True
+        getattr(_kernels(), kernel)[(out.numel() // TILE**2,)](
+            *arguments, **constants, TILE=TILE, num_warps=WARPS, enable_fp_fusion=True
         )
+
+
+def _launch_pairs(kernel: str, pairs: Tensor, *arguments: Tensor | int, **constants: Any) -> None:
+    """One program for PAIRS entries of pairs [B, O], on their device."""
+    if pairs.numel():
+        with torch.cuda.device_of(pairs):
+            getattr(_kernels(), kernel)[(-(-pairs.numel() // PAIRS),)](*arguments, **constants, PAIRS=PAIRS)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """Triton kernels behind `lib.ops.gpu`: a register tile over two free indices, a loop over the summed or maximised one.
 
-Each program owns what it writes, so there are no atomics and two runs agree bit for bit. Each step of the loop loads
+Each program owns what it writes, or adds integers to it, so two runs agree bit for bit. Each step of the loop loads
 one short contiguous vector per side and updates the tile by their outer difference; `lib.ops.gpu` lays the operands out
 for that and pads them with zeros to whole tiles, so that every load and store is in range and vectorised. Base pointers
 advance row by row and tile offsets are int64: tensors may have more than 2^31 elements.
@@ -47,7 +47,7 @@ def _log2(r):
 def _fitted_power(size, fit, squarings: tl.constexpr):
     """size^e for 0 <= size <= 1 by the fit of `powers.py`: c_7 .. c_0, then the least size - 1 it holds for.
 
-    A smaller size counts as that one, 2^-28 beside 1; NaN stays NaN.
+    A smaller size counts as that one, 2^-32 beside 1; NaN stays NaN.
     """
     t = tl.maximum(size - 1.0, fit[8], propagate_nan=NAN)
     value = fit[0] * t + fit[1]
@@ -76,15 +76,17 @@ def _power(r, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr):
 
 @triton.jit
 def _signed_power(r, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr):
-    """sign(r) |r|^(p - 1) with sign(0) = 0; NaN stays NaN. The fit is that of the exponent p - 1."""
+    """sign(r) |r|^(p - 1) with sign(0) = 0; NaN stays NaN. The fit is that of the exponent p - 2."""
     if natural_p == 1:
         result = tl.where(r > 0, 1.0, tl.where(r < 0, -1.0, r))
     elif natural_p > 0 and natural_p % 2 == 0:
         result = _natural_power(r, natural_p - 1)
     elif natural_p > 0:
         result = tl.abs(r) * _natural_power(r, natural_p - 2)
+    elif squarings >= 0:
+        result = r * _fitted_power(tl.abs(r), fit, squarings)
     else:
-        size = _power(r, p - 1.0, fit, 0, squarings)
+        size = tl.exp2((p - 1.0) * _log2(tl.abs(r)))
         result = tl.where(r > 0, size, tl.where(r < 0, -size, r))
     return result
 
@@ -98,25 +100,50 @@ def _tile(rows, cols, TILE: tl.constexpr):
 
 
 @triton.jit
-def peaks(x_t, w_t, y, index, B, O, I, WITH_INDEX: tl.constexpr, TILE: tl.constexpr):
-    """y[b, o] = max_i |x_t[i, b] - w_t[i, o]| and, on request, the first i that attains it. y comes as zeros."""
+def _pairs(pairs, PAIRS: tl.constexpr):
+    """This program's (sample, output) pairs, counted row by row, and whether they exist."""
+    n = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
+    return n, n < pairs
+
+
+@triton.jit
+def peaks(x_t, w_t, y, span, B, O, I, WITH_SPAN: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr):
+    """y[b, o] = max_i |x_t[i, b] - w_t[i, o]|; on request, where the SPAN inputs start that first attain it.
+
+    y comes as zeros.
+    """
     b, o, place = _tile(B, O, TILE)
     # Loaded rather than made here: the tile then takes the layout of memory, four columns to a thread.
     best = tl.load(y + place)
-    first = tl.zeros([TILE, TILE], tl.int32)
-    for i in tl.range(0, I, loop_unroll_factor=UNROLL):
-        distance = tl.abs(tl.load(x_t + b)[:, None] - tl.load(w_t + o)[None, :])
-        better = tl.maximum(best, distance, propagate_nan=NAN)
-        if WITH_INDEX:
+    last = tl.zeros([TILE, TILE], tl.int32)
+    for start in range(0, I, SPAN):
+        before = best
+        for _ in tl.range(start, tl.minimum(start + SPAN, I), loop_unroll_factor=UNROLL):
+            distance = tl.abs(tl.load(x_t + b)[:, None] - tl.load(w_t + o)[None, :])
+            best = tl.maximum(best, distance, propagate_nan=NAN)
+            x_t += B
+            w_t += O
+        if WITH_SPAN:
             # Compared as bits, so that the first NaN counts as a change and later ones do not.
-            changed = better.to(tl.int32, bitcast=True) != best.to(tl.int32, bitcast=True)
-            first = tl.where(changed, i, first)
-        best = better
-        x_t += B
-        w_t += O
+            changed = best.to(tl.int32, bitcast=True) != before.to(tl.int32, bitcast=True)
+            last = tl.where(changed, start, last)
     tl.store(y + place, best)
-    if WITH_INDEX:
-        tl.store(index + place, first)
+    if WITH_SPAN:
+        tl.store(span + place, last)
+
+
+@triton.jit
+def first_in_span(x, w, y, span, pairs, O, I, SPAN: tl.constexpr, PAIRS: tl.constexpr):
+    """span[b, o] becomes the first of its SPAN inputs i with |x[b, i] - w[o, i]| = y[b, o], or NaN."""
+    n, inside = _pairs(pairs, PAIRS)
+    largest, start = tl.load(y + n, inside, 0.0), tl.load(span + n, inside, 0)
+    first = start
+    for back in tl.static_range(SPAN):
+        i = start + (SPAN - 1 - back)
+        there = inside & (i < I)
+        t = tl.load(x + n // O * I + i, there, 0.0) - tl.load(w + n % O * I + i, there, 0.0)
+        first = tl.where(there & ((tl.abs(t) == largest) | (t != t)), i, first)
+    tl.store(span + n, first, inside)
 
 
 @triton.jit
@@ -168,6 +195,33 @@ def gradient_sums(
         parts_x += I
     if NEED_W:
         tl.store(grad_w + place, whole)
+
+
+@triton.jit
+def scatter_sums(
+    amount, index, sums_x, sums_w, pairs, O, I, NEED_X: tl.constexpr, NEED_W: tl.constexpr, MARK: tl.constexpr,
+    LOST: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """sums_x[b, index[b, o]] += amount[b, o] and sums_w[o, index[b, o]] -= amount[b, o], or LOST where the amount is.
+
+    Two launches: one that adds, and one to MARK what is lost, so that no sum is built upon a mark.
+    """
+    n, inside = _pairs(pairs, PAIRS)
+    here = tl.load(amount + n, inside, 0)
+    i = tl.load(index + n, inside, 0)
+    at_x, at_w = sums_x + n // O * I + i, sums_w + n % O * I + i
+    if MARK:
+        lost = inside & (here == LOST)
+        if NEED_X:
+            tl.store(at_x, here, lost)
+        if NEED_W:
+            tl.store(at_w, here, lost)
+    else:
+        counts = inside & (here != LOST)
+        if NEED_X:
+            tl.atomic_add(at_x, here, counts, sem="relaxed")
+        if NEED_W:
+            tl.atomic_add(at_w, -here, counts, sem="relaxed")
 
 
 @triton.jit

@@ -76,6 +76,34 @@ def test_p_inf_its_index_and_both_gradients_match_the_reference(shape: tuple[int
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.parametrize("size", [1e-38, 1.0, 3e38])
+def test_gradients_at_p_inf_are_the_exact_sums_rounded_once(size: float) -> None:
+    x, w = rand(70, 3), rand(50, 3)
+    y, index = gpu.lp_dist_argmax(x, w)
+    grad = size * rand(70, 50).clamp(-1, 1) / 70
+    got = gpu.lp_dist_backward(grad, x, w, y, index, math.inf, True, True)
+    want = reference.lp_dist_backward(grad.double(), x.double(), w.double(), y.double(), index, math.inf, True, True)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=2**-24, atol=2**-49 * size)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(got, gpu.lp_dist_backward(grad, x, w, y, index, math.inf, True, True), strict=True)
+    )
+
+
+def test_a_gradient_that_is_no_number_is_lost_where_it_pulls_and_nowhere_else() -> None:
+    x, w = rand(4, 7), rand(5, 7)
+    y, index = gpu.lp_dist_argmax(x, w)
+    grad = rand(4, 5)
+    grad[2, 3], grad[1, 0] = math.nan, math.inf
+    for gradient, rows in zip(
+        gpu.lp_dist_backward(grad, x, w, y, index, math.inf, True, True), ([2, 1], [3, 0]), strict=True
+    ):
+        lost = torch.zeros_like(gradient, dtype=torch.bool)
+        lost[rows[0], index[2, 3]] = lost[rows[1], index[1, 0]] = True
+        assert torch.equal(gradient.isnan(), lost)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bounds_match_the_reference_bit_for_bit(shape: tuple[int, int, int]) -> None:
     B, O, I = shape

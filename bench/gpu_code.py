@@ -1,0 +1,172 @@
+"""What the compiler makes of the GPU kernels, without a GPU: `python -m bench.gpu_code`, instructions a triple.
+
+Triton compiles for a processor that need not be there, and brings the disassembler. A kernel spends its time in its
+innermost loop, whose steps take one feature each; compilers unroll it, and leave a loop of one step for what remains.
+"""
+
+import argparse
+import collections
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lib.experiments import provenance
+from lib.experiments.speed import BACKWARD, BOUNDS, FORWARD
+from lib.ops import gpu
+
+TARGET = 90  # compute capability 9.0: H100, H200
+EXPONENTS = (2.0, 8.0, 37.3, 1000.5)
+_POINTERS = {"span": "*i32", "index": "*i32", "amount": "*i64", "sums_x": "*i64", "sums_w": "*i64"}
+_NUMBERS = {"B": "i32", "O": "i32", "I": "i32", "pairs": "i32", "p": "fp32"}
+# By the unit that serves them: 128 lanes a clock, 64, and addresses and data of memory.
+_PIPES = {
+    "FADD": "multiply",
+    "FMUL": "multiply",
+    "FFMA": "multiply",
+    "FMNMX": "compare",
+    "LDG": "memory",
+    "STG": "memory",
+}
+
+
+class Kernel(NamedTuple):
+    """A kernel as `lib.ops.gpu` launches it: its pass, p, triples of a thread and step, warps and constants."""
+
+    what: str
+    p: float
+    name: str
+    triples: int
+    warps: int
+    constants: dict[str, Any]
+
+
+def kernels() -> Iterator[Kernel]:
+    """Every kernel of `lib.ops.gpu_kernels`; those of p = inf gradients have no loop and no triples."""
+    tile, rows = gpu.TILE**2 // (32 * gpu.WARPS), gpu.ROWS * gpu.COLS // (32 * gpu.COLUMN_WARPS)
+    for with_span in (False, True):
+        what = f"{FORWARD}, for gradients" if with_span else FORWARD
+        yield Kernel(
+            what, float("inf"), "peaks", tile, gpu.WARPS, {"WITH_SPAN": with_span, "SPAN": gpu.SPAN, "TILE": gpu.TILE}
+        )
+    yield Kernel(BOUNDS, float("inf"), "box_peaks", tile, gpu.WARPS, {"TILE": gpu.TILE})
+    for p in EXPONENTS:
+        sums = {**gpu.exponent_of(p, p), "CHUNK": gpu.CHUNK, "TILE": gpu.TILE}
+        yield Kernel(f"{FORWARD}, after the maxima", p, "power_sums", tile, gpu.WARPS, sums)
+        both = {**gpu.exponent_of(p, p - 2), "NEED_X": True, "NEED_W": True, "ROWS": gpu.ROWS, "COLS": gpu.COLS}
+        yield Kernel(BACKWARD, p, "gradient_sums", rows, gpu.COLUMN_WARPS, both)
+    pairs = {"PAIRS": gpu.PAIRS}
+    yield Kernel(f"{FORWARD}, for gradients", float("inf"), "first_in_span", 0, 4, {"SPAN": gpu.SPAN, **pairs})
+    for mark in (False, True):
+        scatter = {"NEED_X": True, "NEED_W": True, "MARK": mark, "LOST": gpu.LOST, **pairs}
+        yield Kernel(BACKWARD, float("inf"), "scatter_sums", 0, 4, scatter)
+
+
+def compiled(kernel: Kernel) -> bytes:
+    """The machine code of a kernel for `TARGET`, specialised as a launch on whole tiles does it."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from lib.ops import gpu_kernels
+
+    function = getattr(gpu_kernels, kernel.name)
+    kinds = {name: _kind(name, kernel.constants) for name in function.arg_names}
+    whole = [n for n, name in enumerate(kinds) if str(kinds[name]).startswith("*") or name in ("B", "O", "I")]
+    source = ASTSource(
+        fn=function,
+        signature=kinds,
+        constexprs={(n,): kernel.constants[name] for n, name in enumerate(kinds) if kinds[name] == "constexpr"},
+        attrs={(n,): [["tt.divisibility", 16]] for n in whole},
+    )
+    options = {"num_warps": kernel.warps, "enable_fp_fusion": True}
+    return bytes(triton.compile(source, target=GPUTarget("cuda", TARGET, 32), options=options).asm["cubin"])
+
+
+def _kind(name: str, constants: dict[str, Any]) -> Any:
+    if name == "fit":
+        return tuple("fp32" for _ in constants[name])
+    if name in constants and name not in _NUMBERS:
+        return "constexpr"
+    return _POINTERS.get(name) or _NUMBERS.get(name, "*fp32")
+
+
+def disassembled(code: bytes) -> tuple[str, ...]:
+    """Its instructions, and what it takes of registers and memory, as NVIDIA's tools print them."""
+    import triton
+
+    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        return tuple(
+            subprocess.run([str(tools / tool), option, file.name], capture_output=True, text=True, check=True).stdout
+            for tool, option in (("nvdisasm", "-c"), ("cuobjdump", "--dump-resource-usage"))
+        )
+
+
+def innermost_loops(text: str) -> list[collections.Counter[str]]:
+    """How often each instruction stands in each loop that holds no other; NVIDIA's assembly."""
+    lines, labels, loops = text.splitlines(), {}, []
+    for n, line in enumerate(lines):
+        if label := re.match(r"(\.L_x_\d+):", line):
+            labels[label[1]] = n
+        jump = re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", line)
+        if jump and jump[1] in labels:
+            loops.append(range(labels[jump[1]], n + 1))
+    inner = [a for a in loops if not any(a != b and a.start <= b.start and b.stop <= a.stop for b in loops)]
+    return [collections.Counter(filter(None, map(_instruction, lines[loop.start : loop.stop]))) for loop in inner]
+
+
+def _instruction(line: str) -> str:
+    text = re.sub(r"/\*.*?\*/", "", line).strip()
+    found = re.match(r"(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]+)\b", text)
+    return found[1] if found else ""
+
+
+def a_triple(loops: list[collections.Counter[str]], triples: int) -> dict[str, float]:
+    """Instructions a triple by the unit that serves them, in the longest loop; the loop of fewest loads is one step."""
+    loading = [loop for loop in loops if loop["LDG"]]
+    main = max(loading, key=collections.Counter.total)
+    done = triples * main["LDG"] / min(loop["LDG"] for loop in loading)
+    counts: collections.Counter[str] = collections.Counter()
+    for name, count in main.items():
+        counts[_PIPES.get(name, "other")] += count
+    return {
+        "all": main.total() / done,
+        **{unit: counts[unit] / done for unit in ("multiply", "compare", "memory", "other")},
+    }
+
+
+def _measured(kernel: Kernel) -> dict[str, Any]:
+    text, resources = disassembled(compiled(kernel))
+    used = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", resources))
+    found = {"what": kernel.what, "p": kernel.p, "kernel": kernel.name, "registers": int(used["REG"])}
+    found["spilled"] = int(used["STACK"]) + int(used["LOCAL"])
+    return found | ({"instructions": a_triple(innermost_loops(text), kernel.triples)} if kernel.triples else {})
+
+
+def main() -> int:
+    """Compile every kernel and write what came out; 1 where Triton would interpret them."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_code", description=__doc__)
+    folder = Path(__file__).resolve().parent / "results"
+    parser.add_argument("--out", type=Path, default=folder / f"gpu-code-sm{TARGET}.json", help="where it goes")
+    out = parser.parse_args().out
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        print("TRITON_INTERPRET is 1, expected unset: interpreted kernels have no machine code", file=sys.stderr)
+        return 1
+    commit, dirty = provenance.commit()
+    found = {"target": f"sm_{TARGET}", "triton": metadata.version("triton"), "commit": commit, "dirty": dirty}
+    text = json.dumps(found | {"kernels": [_measured(kernel) for kernel in kernels()]}, indent=1)
+    out.write_text(f"{text}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

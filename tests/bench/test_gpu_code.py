@@ -1,0 +1,80 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bench import gpu_code
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+ASSEMBLY = """
+.L_x_0:
+        /*0100*/                   FADD R1, R2, -R3 ;
+.L_x_1:
+        /*0110*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0120*/              @!P0 FADD R8, R4, -R9 ;
+        /*0130*/                   FMNMX.NAN R8, |R8|, R1, !PT ;
+        /*0140*/                   FFMA R8, R4, R9, R8 ;
+        /*0150*/                   LDG.E R4, desc[UR4][R2.64] ;
+        /*0160*/              @P1  BRA `(.L_x_1) ;
+.L_x_2:
+        /*0170*/                   LDG.E R4, desc[UR4][R2.64] ;
+        /*0180*/              @P1  BRA `(.L_x_2) ;
+        /*0190*/                   BRA `(.L_x_0) ;
+        /*01a0*/                   BRA `(.L_x_3) ;
+.L_x_3:
+        /*01b0*/                   EXIT ;
+"""
+
+
+def test_loops_that_hold_others_and_jumps_ahead_do_not_count() -> None:
+    first, second = gpu_code.innermost_loops(ASSEMBLY)
+    assert first == Counter(LDG=2, FADD=1, FMNMX=1, FFMA=1, BRA=1)
+    assert second == Counter(LDG=1, BRA=1)
+
+
+def test_instructions_are_counted_a_triple_and_by_unit() -> None:
+    # The longer loop loads twice what one step loads: two steps of four triples.
+    found = gpu_code.a_triple(gpu_code.innermost_loops(ASSEMBLY), 4)
+    assert found == {"all": 6 / 8, "multiply": 2 / 8, "compare": 1 / 8, "memory": 2 / 8, "other": 1 / 8}
+
+
+def _can_compile() -> bool:
+    if importlib.util.find_spec("triton") is None:
+        return False
+    import triton
+
+    return (Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm").exists()
+
+
+@pytest.mark.skipif(not _can_compile(), reason="needs Triton with NVIDIA's disassembler: Linux")
+def test_every_kernel_compiles_for_a_gpu_without_spilling(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "bench.gpu_code", "--out", str(tmp_path / "code.json")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "code.json").read_text())["kernels"]
+    assert len(found) == len(list(gpu_code.kernels()))
+    assert all(kernel["spilled"] == 0 and 0 < kernel["registers"] < 256 for kernel in found)
+    peaks = [kernel["instructions"] for kernel in found if kernel["kernel"] == "peaks"]
+    # A difference and a maximum; everything else is loads and addresses.
+    assert all(each["multiply"] == each["compare"] == 1 and each["all"] < 3.5 for each in peaks)
+
+
+def test_interpreted_kernels_have_no_machine_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(sys, "argv", ["gpu_code", "--out", str(tmp_path / "code.json")])
+    assert gpu_code.main() == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_committed_counts_are_of_these_kernels() -> None:
+    found = json.loads((ROOT / "bench/results/gpu-code-sm90.json").read_text())
+    assert found["dirty"] is False
+    listed = [(kernel["what"], kernel["p"], kernel["kernel"]) for kernel in found["kernels"]]
+    assert listed == [(kernel.what, kernel.p, kernel.name) for kernel in gpu_code.kernels()]
