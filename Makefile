@@ -46,6 +46,7 @@ tables: $(READY)  ## rewrite book/_generated/ from the ledger
 
 bench: $(READY)  ## measure the operations on this machine, which should be quiet: bench/results/
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.gpu_code
 
 book: $(READY)  ## the site, from the committed outputs: book/_build/html/index.html
 	$(BIN)/jupyter-book build --all -W --keep-going book/

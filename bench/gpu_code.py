@@ -6,6 +6,7 @@ innermost loop, whose steps take one feature each; compilers unroll it, and leav
 
 import argparse
 import collections
+import importlib.util
 import json
 import os
 import re
@@ -25,6 +26,7 @@ TARGET = 90  # compute capability 9.0: H100, H200
 EXPONENTS = (2.0, 8.0, 37.3, 1000.5)
 _POINTERS = {"span": "*i32", "index": "*i32", "amount": "*i64", "sums_x": "*i64", "sums_w": "*i64"}
 _NUMBERS = {"B": "i32", "O": "i32", "I": "i32", "pairs": "i32", "p": "fp32"}
+_TOOLS = {"nvdisasm": "-c", "cuobjdump": "--dump-resource-usage"}
 # By the unit that serves them: 128 lanes a clock, 64, and addresses and data of memory.
 _PIPES = {
     "FADD": "multiply",
@@ -99,16 +101,17 @@ def _kind(name: str, constants: dict[str, Any]) -> Any:
 
 def disassembled(code: bytes) -> tuple[str, ...]:
     """Its instructions, and what it takes of registers and memory, as NVIDIA's tools print them."""
-    import triton
-
-    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
-        return tuple(
-            subprocess.run([str(tools / tool), option, file.name], capture_output=True, text=True, check=True).stdout
-            for tool, option in (("nvdisasm", "-c"), ("cuobjdump", "--dump-resource-usage"))
-        )
+        commands = ([str(_tools() / tool), option, file.name] for tool, option in _TOOLS.items())
+        return tuple(subprocess.run(c, capture_output=True, text=True, check=True).stdout for c in commands)
+
+
+def _tools() -> Path:
+    import triton
+
+    return Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
 def innermost_loops(text: str) -> list[collections.Counter[str]]:
@@ -152,8 +155,13 @@ def _measured(kernel: Kernel) -> dict[str, Any]:
     return found | ({"instructions": a_triple(innermost_loops(text), kernel.triples)} if kernel.triples else {})
 
 
+def can_compile() -> bool:
+    """Whether Triton and the tools that it brings for NVIDIA's processors are installed."""
+    return importlib.util.find_spec("triton") is not None and all((_tools() / tool).exists() for tool in _TOOLS)
+
+
 def main() -> int:
-    """Compile every kernel and write what came out; 1 where Triton would interpret them."""
+    """Compile every kernel and write what came out, where that can be done; 1 where Triton would interpret them."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_code", description=__doc__)
     folder = Path(__file__).resolve().parent / "results"
     parser.add_argument("--out", type=Path, default=folder / f"gpu-code-sm{TARGET}.json", help="where it goes")
@@ -161,6 +169,9 @@ def main() -> int:
     if os.environ.get("TRITON_INTERPRET") == "1":
         print("TRITON_INTERPRET is 1, expected unset: interpreted kernels have no machine code", file=sys.stderr)
         return 1
+    if not can_compile():
+        print("skipped: needs Triton with NVIDIA's disassembler, which it has on Linux", file=sys.stderr)
+        return 0
     commit, dirty = provenance.commit()
     found = {"target": f"sm_{TARGET}", "triton": metadata.version("triton"), "commit": commit, "dirty": dirty}
     text = json.dumps(found | {"kernels": [_measured(kernel) for kernel in kernels()]}, indent=1)

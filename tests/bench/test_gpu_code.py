@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import subprocess
@@ -44,15 +43,7 @@ def test_instructions_are_counted_a_triple_and_by_unit() -> None:
     assert found == {"all": 6 / 8, "multiply": 2 / 8, "compare": 1 / 8, "memory": 2 / 8, "other": 1 / 8}
 
 
-def _can_compile() -> bool:
-    if importlib.util.find_spec("triton") is None:
-        return False
-    import triton
-
-    return (Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm").exists()
-
-
-@pytest.mark.skipif(not _can_compile(), reason="needs Triton with NVIDIA's disassembler: Linux")
+@pytest.mark.skipif(not gpu_code.can_compile(), reason="needs Triton with NVIDIA's disassembler: Linux")
 def test_every_kernel_compiles_for_a_gpu_without_spilling(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "bench.gpu_code", "--out", str(tmp_path / "code.json")]
