@@ -87,8 +87,9 @@ class SortLinear(LInfDist):
 
 def _coefficients(q: float, count: int) -> Tensor:
     """c [count] in float32, every one rounded down, so that their sum is at most 1 in real arithmetic."""
-    exact = [q * (1 - q) ** k / (1 - (1 - q) ** count) for k in range(count)]
-    c = torch.tensor(exact, dtype=torch.float64)
+    # Over their own sum, which is (1 - (1 - q)^count) / q: that difference would cancel for a small q.
+    powers = torch.tensor([(1 - q) ** k for k in range(count)], dtype=torch.float64)
+    c = powers / powers.sum()
     return torch.where(c.float().double() <= c, c.float(), torch.nextafter(c.float(), torch.zeros(())))
 
 
