@@ -6,9 +6,9 @@ innermost loop, whose steps take one feature each; compilers unroll it, and leav
 
 import argparse
 import collections
+import hashlib
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -24,8 +24,9 @@ from lib.ops import gpu
 
 TARGET = 90  # compute capability 9.0: H100, H200
 EXPONENTS = (2.0, 8.0, 37.3, 1000.5)
-_POINTERS = {"span": "*i32", "index": "*i32", "amount": "*i64", "sums_x": "*i64", "sums_w": "*i64"}
+_POINTERS = {"span": "*i32", "index": "*i32", "unit_x": "*fp64", "unit_w": "*fp64", "sums_x": "*i64", "sums_w": "*i64"}
 _NUMBERS = {"B": "i32", "O": "i32", "I": "i32", "pairs": "i32", "p": "fp32"}
+_SOURCES = ("gpu.py", "gpu_kernels.py", "powers.py")
 _TOOLS = {"nvdisasm": "-c", "cuobjdump": "--dump-resource-usage"}
 # By the unit that serves them: 128 lanes a clock, 64, and addresses and data of memory.
 _PIPES = {
@@ -160,20 +161,37 @@ def can_compile() -> bool:
     return importlib.util.find_spec("triton") is not None and all((_tools() / tool).exists() for tool in _TOOLS)
 
 
+def _interpreted() -> bool:
+    import triton
+
+    from lib.ops import gpu_kernels
+
+    return not isinstance(gpu_kernels.peaks, triton.JITFunction)
+
+
+def digest() -> str:
+    """Of all that the machine code depends on in this repository."""
+    folder = Path(gpu.__file__).parent
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in _SOURCES)).hexdigest()[:16]
+
+
 def main() -> int:
     """Compile every kernel and write what came out, where that can be done; 1 where Triton would interpret them."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_code", description=__doc__)
     folder = Path(__file__).resolve().parent / "results"
     parser.add_argument("--out", type=Path, default=folder / f"gpu-code-sm{TARGET}.json", help="where it goes")
     out = parser.parse_args().out
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        print("TRITON_INTERPRET is 1, expected unset: interpreted kernels have no machine code", file=sys.stderr)
-        return 1
     if not can_compile():
         print("skipped: needs Triton with NVIDIA's disassembler, which it has on Linux", file=sys.stderr)
         return 0
+    if _interpreted():
+        print(
+            "kernels are interpreted and have no machine code, expected TRITON_INTERPRET to be unset", file=sys.stderr
+        )
+        return 1
     commit, dirty = provenance.commit()
     found = {"target": f"sm_{TARGET}", "triton": metadata.version("triton"), "commit": commit, "dirty": dirty}
+    found["code"] = digest()
     text = json.dumps(found | {"kernels": [_measured(kernel) for kernel in kernels()]}, indent=1)
     out.write_text(f"{text}\n")
     return 0

@@ -129,11 +129,11 @@ class ValidPixels(Normalize):
 def prune(net: Prunable) -> Prunable:
     """An equal net that visits only the weights that can matter for some image in [0, 1] (theorem above).
 
-    Logits at p = inf are equal on every valid image, and `bounds` on every box of valid images, bit for bit in float32;
-    so are the interval certificates. The result is a copy, frozen, in evaluation mode, of the same class: it is
-    certified, attacked by "pgd" and saved as the net it was made from (the file holds all weights; prune again after
-    loading). The stronger attack needs finite p, and so that net itself. Hidden units that nobody reads have constant
-    activations.
+    Logits at p = inf are equal on every valid image, and `bounds` on every box of valid images, bit for bit in float32
+    (but for the sign of a zero); so are the interval certificates. The result is a copy, frozen, in evaluation mode, of
+    the same class: it is certified, attacked by "pgd" and saved as the net it was made from (the file holds all
+    weights; prune again after loading). The stronger attack needs finite p, and so that net itself. Hidden units that
+    nobody reads have constant activations.
 
     Args:
         net: a net of dense distance layers in evaluation mode and float32.

@@ -69,7 +69,7 @@ def lp_dist_backward(
     """Gradients of sum_bo grad_bo y_bo in x [B, I] and in w [O, I]; one that is not needed comes back empty, [0].
 
     Finite p: dy/dx_i = sign(t_i) (|t_i| / y)^(p-1), sign(0) = 0, dy/dw = -dy/dx, both from one pass over all triples.
-    p = inf: sign(t_i) at i = index, sign(0) = +1, summed as integers of 2^-49 of the largest gradient or less.
+    p = inf: sign(t_i) at i = index, sign(0) = +1, summed as integers, see `_scattered`; an infinite grad gives NaN.
 
     Raises:
         ModuleNotFoundError: Triton is not installed.
@@ -109,23 +109,33 @@ def _peaks(x: Tensor, w: Tensor, *, with_span: bool) -> tuple[Tensor, Tensor]:
 
 
 def _scattered(pull: Tensor, index: Tensor, x: Tensor, w: Tensor, need_x: bool, need_w: bool) -> tuple[Tensor, Tensor]:
-    """sum_o pull[b, o] at each (b, index[b, o]), like x, and -sum_b pull[b, o] at each (o, index[b, o]), like w."""
-    finite = pull.isfinite()
-    exponent = torch.frexp(F.pad(pull.where(finite, 0).abs().flatten(), (0, 1)).amax()).exponent
-    # So many integers of this unit do not overflow, whichever entry they meet in.
-    unit = torch.exp2((_SUM_BITS - max(pull.shape).bit_length() - exponent).double())
-    amount = (pull.where(finite, 0).double() * unit).round_().long().where(finite, LOST)
+    """sum_o pull[b, o] at each (b, index[b, o]), like x, and -sum_b pull[b, o] at each (o, index[b, o]), like w.
+
+    Of n terms each is rounded to 2 n 2^-60 of the largest that the same sample (for x) or output (for w) has.
+    """
+    size = pull.abs().where(pull.isfinite(), 0)
+    unit_x, unit_w = _sum_unit(size, 1), _sum_unit(size, 0)
     sums_x, sums_w = (
         torch.zeros(like.shape if needed else (0,), dtype=torch.int64, device=x.device)
         for like, needed in ((x, need_x), (w, need_w))
     )
     for mark in (False, True):
         _launch_pairs(
-            "scatter_sums", pull, amount, index, sums_x, sums_w, pull.numel(), *w.shape,
-            NEED_X=need_x, NEED_W=need_w, MARK=mark, LOST=LOST,
+            "scatter_sums", pull, pull.contiguous(), index.contiguous(), unit_x, unit_w, sums_x, sums_w,
+            pull.numel(), *w.shape, NEED_X=need_x, NEED_W=need_w, MARK=mark, LOST=LOST,
         )  # fmt: skip
-    grad_x, grad_w = ((sums.double() / unit).float().masked_fill_(sums == LOST, math.nan) for sums in (sums_x, sums_w))
-    return grad_x, grad_w
+    grad_x = _rounded(sums_x, unit_x) if need_x else x.new_empty(0)
+    return grad_x, _rounded(sums_w, unit_w) if need_w else w.new_empty(0)
+
+
+def _sum_unit(size: Tensor, dim: int) -> Tensor:
+    """A power of two for each sum over dim, times which its terms, up to `size`, add up to less than 2^61; float64."""
+    largest = size.amax(dim) if size.numel() else size.sum(dim)
+    return torch.exp2((_SUM_BITS - size.shape[dim].bit_length() - torch.frexp(largest).exponent).double())
+
+
+def _rounded(sums: Tensor, unit: Tensor) -> Tensor:
+    return (sums.double() / unit[:, None]).float().masked_fill_(sums == LOST, math.nan)
 
 
 def _gradients(

@@ -199,29 +199,32 @@ def gradient_sums(
 
 @triton.jit
 def scatter_sums(
-    amount, index, sums_x, sums_w, pairs, O, I, NEED_X: tl.constexpr, NEED_W: tl.constexpr, MARK: tl.constexpr,
-    LOST: tl.constexpr, PAIRS: tl.constexpr,
+    pull, index, unit_x, unit_w, sums_x, sums_w, pairs, O, I, NEED_X: tl.constexpr, NEED_W: tl.constexpr,
+    MARK: tl.constexpr, LOST: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """sums_x[b, index[b, o]] += amount[b, o] and sums_w[o, index[b, o]] -= amount[b, o], or LOST where the amount is.
+    """sums_x[b, index[b, o]] += unit_x[b] pull[b, o] and sums_w[o, index[b, o]] -= unit_w[o] pull[b, o], as integers.
 
-    Two launches: one that adds, and one to MARK what is lost, so that no sum is built upon a mark.
+    Where the pull is not finite they become LOST. Two launches: one that adds, and one to MARK what is lost, so that no
+    sum is built upon a mark.
     """
     n, inside = _pairs(pairs, PAIRS)
-    here = tl.load(amount + n, inside, 0)
+    here = tl.load(pull + n, inside, 0.0)
     i = tl.load(index + n, inside, 0)
-    at_x, at_w = sums_x + n // O * I + i, sums_w + n % O * I + i
+    finite = tl.abs(here) < float("inf")
+    here = tl.where(finite, here, 0.0)
+    if NEED_X:
+        _scatter(sums_x + n // O * I + i, here, unit_x + n // O, inside, finite, MARK, LOST)
+    if NEED_W:
+        _scatter(sums_w + n % O * I + i, -here, unit_w + n % O, inside, finite, MARK, LOST)
+
+
+@triton.jit
+def _scatter(place, pull, unit, inside, finite, MARK: tl.constexpr, LOST: tl.constexpr):
     if MARK:
-        lost = inside & (here == LOST)
-        if NEED_X:
-            tl.store(at_x, here, lost)
-        if NEED_W:
-            tl.store(at_w, here, lost)
+        tl.store(place, tl.full(pull.shape, LOST, tl.int64), inside & ~finite)
     else:
-        counts = inside & (here != LOST)
-        if NEED_X:
-            tl.atomic_add(at_x, here, counts, sem="relaxed")
-        if NEED_W:
-            tl.atomic_add(at_w, -here, counts, sem="relaxed")
+        amount = tl.floor(pull.to(tl.float64) * tl.load(unit, inside, 0.0) + 0.5).to(tl.int64)
+        tl.atomic_add(place, amount, inside & finite, sem="relaxed")
 
 
 @triton.jit

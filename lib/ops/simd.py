@@ -197,8 +197,8 @@ size = _of_lanes(1, lambda b, x: _llvm("fabs", b, x))
 square_root = _of_lanes(1, lambda b, x: _llvm("sqrt", b, x))
 with_sign = _of_lanes(2, lambda b, x, y: _llvm("copysign", b, x, y))
 larger = _of_lanes(2, lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
-# The larger of x >= +0 and any y, the smaller of x <= -0 and any y: such pairs compare like their bits, which more
-# execution units can do.
+# The larger of x >= +0 and any y but NaN, the smaller of x <= -0 and any such y: these pairs compare like their bits,
+# which more execution units can do.
 larger_size = _of_lanes(2, _larger_size)
 lower_depth = _of_lanes(2, _lower_depth)
 # u where x > y, v elsewhere.

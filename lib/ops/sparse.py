@@ -48,7 +48,7 @@ def shortlists(weight: Tensor, above: Tensor, below: Tensor, floor: Tensor) -> S
     """Lists of the weights [O, I] that can give more than the floor [O], which is at least 0.
 
     above, below: the most that x_i - w_oi and w_oi - x_i can be, [O, I] each; entries at or below the floor are left
-    out. Both must hold for every x the lists are used on.
+    out. Both must hold for every x the lists are used on, and NaN is none.
     """
     k, most, signed = _kernels(), torch.cat([below, above], 1), torch.cat([weight, -weight], 1)
     kept = most > floor[:, None]

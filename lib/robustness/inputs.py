@@ -67,7 +67,7 @@ def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:
         raise ValueError("x must be finite, got NaN or infinity")
     if low < 0 or high > 1:
         raise ValueError(f"x must lie in [0, 1], got values from {low} to {high}")
-    first, last = int(y.min()), int(y.max())
+    first, last = (int(end) for end in y.long().aminmax())  # of unsigned integers torch knows no minimum
     if first < 0 or last >= net.num_classes:
         raise ValueError(f"y must lie in 0..{net.num_classes - 1}, got labels from {first} to {last}")
 

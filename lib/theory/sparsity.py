@@ -26,7 +26,7 @@ def needed_weights(box: Box, w: Tensor, p: float = math.inf) -> Tensor:
 
 
 def visited_weights(y: Tensor, w: Tensor, box: Box, together: int) -> Tensor:
-    """The share of the weights w [O, I] that samples taken `together` at a time look at before their distances stand.
+    """The least share of the weights w [O, I] that samples taken `together` at a time must look at to be done.
 
     Terms come in the order of the most that they can be, u_i - w_i and w_i - l_i over a box [1, I] of all inputs: a
     unit is done once each sample of a group has reached what the next term can be. y [B, O]: the distances -> [groups].

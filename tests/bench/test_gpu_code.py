@@ -51,21 +51,22 @@ def test_every_kernel_compiles_for_a_gpu_without_spilling(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "code.json").read_text())["kernels"]
     assert len(found) == len(list(gpu_code.kernels()))
-    assert all(kernel["spilled"] == 0 and 0 < kernel["registers"] < 256 for kernel in found)
+    assert all(kernel["spilled"] == 0 for kernel in found)
     peaks = [kernel["instructions"] for kernel in found if kernel["kernel"] == "peaks"]
     # A difference and a maximum; everything else is loads and addresses.
     assert all(each["multiply"] == each["compare"] == 1 and each["all"] < 3.5 for each in peaks)
 
 
-def test_interpreted_kernels_have_no_machine_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(sys, "argv", ["gpu_code", "--out", str(tmp_path / "code.json")])
-    assert gpu_code.main() == 1
+@pytest.mark.skipif(not gpu_code.can_compile(), reason="needs Triton with NVIDIA's disassembler: Linux")
+def test_interpreted_kernels_have_no_machine_code(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench.gpu_code", "--out", str(tmp_path / "code.json")]
+    environment = os.environ | {"TRITON_INTERPRET": "true"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "expected TRITON_INTERPRET to be unset" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_the_committed_counts_are_of_these_kernels() -> None:
     found = json.loads((ROOT / "bench/results/gpu-code-sm90.json").read_text())
     assert found["dirty"] is False
-    listed = [(kernel["what"], kernel["p"], kernel["kernel"]) for kernel in found["kernels"]]
-    assert listed == [(kernel.what, kernel.p, kernel.name) for kernel in gpu_code.kernels()]
+    assert found["code"] == gpu_code.digest(), "run `python -m bench.gpu_code` again"

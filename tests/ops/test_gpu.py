@@ -77,7 +77,7 @@ def test_p_inf_its_index_and_both_gradients_match_the_reference(shape: tuple[int
 
 
 @pytest.mark.parametrize("size", [1e-38, 1.0, 3e38])
-def test_gradients_at_p_inf_are_the_exact_sums_rounded_once(size: float) -> None:
+def test_gradients_at_p_inf_are_exact_sums_however_their_terms_are_ordered(size: float) -> None:
     x, w = rand(70, 3), rand(50, 3)
     y, index = gpu.lp_dist_argmax(x, w)
     grad = size * rand(70, 50).clamp(-1, 1) / 70
@@ -85,10 +85,47 @@ def test_gradients_at_p_inf_are_the_exact_sums_rounded_once(size: float) -> None
     want = reference.lp_dist_backward(grad.double(), x.double(), w.double(), y.double(), index, math.inf, True, True)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=2**-24, atol=2**-49 * size)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(got, gpu.lp_dist_backward(grad, x, w, y, index, math.inf, True, True), strict=True)
-    )
+    again = gpu.lp_dist_backward(grad, x, w, y, index, math.inf, True, True)
+    assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1)])
+@pytest.mark.parametrize("size", [1.0, -(2.0**-149), 3e38])
+def test_many_equal_pulls_on_one_entry_do_not_overflow(shape: tuple[int, int], size: float) -> None:
+    B, O = shape
+    x, w = torch.zeros(B, 1, device=DEVICE), torch.ones(O, 1, device=DEVICE)
+    y, index = gpu.lp_dist_argmax(x, w)
+    grad_x, grad_w = gpu.lp_dist_backward(torch.full_like(y, size / 5000), x, w, y, index, math.inf, True, True)
+    wanted = torch.tensor(size / 5000).double() * 5000  # as rounded
+    total_x, total_w = (-grad_x, grad_w) if B == 1 else (-grad_x.double().sum()[None], grad_w)
+    for total in (total_x, total_w.double().sum()[None]):
+        torch.testing.assert_close(total.double().flatten().cpu(), wanted[None], rtol=1e-6, atol=0)
+
+
+def test_a_small_pull_is_not_lost_beside_a_large_one() -> None:
+    x, w = torch.zeros(1, 3, device=DEVICE), torch.eye(3, device=DEVICE)
+    y, index = gpu.lp_dist_argmax(x, w)
+    grad = torch.tensor([[1.0, 1e-8, 1e-16]], device=DEVICE)
+    grad_x, _ = gpu.lp_dist_backward(grad, x, w, y, index, math.inf, True, True)
+    torch.testing.assert_close(-grad_x[:, :2], grad[:, :2], rtol=1e-6, atol=0)
+    torch.testing.assert_close(-grad_x[:, 2:], grad[:, 2:], rtol=0.2, atol=0)
+
+
+def test_a_sample_has_the_gradient_that_it_has_alone_whatever_is_beside_it() -> None:
+    x, w, grad = rand(3, 7), rand(5, 7), rand(3, 5)
+    y, index = gpu.lp_dist_argmax(x, w)
+    grad[1] *= 1e-30
+    together, _ = gpu.lp_dist_backward(grad, x, w, y, index, math.inf, True, False)
+    for b in range(3):
+        one = slice(b, b + 1)
+        alone, _ = gpu.lp_dist_backward(grad[one], x[one], w, y[one], index[one], math.inf, True, False)
+        assert torch.equal(alone, together[one])
+    grad[:, 2] *= 1e-30
+    _, together = gpu.lp_dist_backward(grad, x, w, y, index, math.inf, False, True)
+    for o in range(5):
+        one = slice(o, o + 1)
+        _, alone = gpu.lp_dist_backward(grad[:, one], x, w[one], y[:, one], index[:, one], math.inf, False, True)
+        assert torch.equal(alone, together[one])
 
 
 def test_a_gradient_that_is_no_number_is_lost_where_it_pulls_and_nowhere_else() -> None:

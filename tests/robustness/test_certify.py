@@ -83,6 +83,20 @@ class TestProofs:
             assert torch.equal(interval.certified, interval.correct & alone)
             assert torch.equal(margin.radius, interval.radius)
 
+    @pytest.mark.parametrize("method", METHODS)
+    def test_each_image_has_its_own_answer_in_whatever_order_and_chunks(
+        self, net: Net, sample: tuple[Tensor, Tensor], method: certificates.Method, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        x, y = sample
+        labels = torch.where(torch.arange(60) % 7 == 0, y.roll(1), y)
+        whole, radii = certify(net, x, labels, 0.02, method), certified_radius(net, x, labels, method)
+        assert 0 < whole.certified.sum() < whole.correct.sum() < 60
+        order = torch.randperm(60)
+        monkeypatch.setattr(certificates, "CHUNK", 7)
+        parts = certify(net, x[order], labels[order], 0.02, method)
+        assert all(torch.equal(a, b[order]) for a, b in zip(parts, whole, strict=True))
+        assert torch.equal(certified_radius(net, x[order], labels[order], method), radii[order])
+
     def test_a_certified_sample_is_correct_and_a_wrong_one_has_radius_zero(
         self, net: Net, sample: tuple[Tensor, Tensor]
     ) -> None:
@@ -299,7 +313,7 @@ class TestRefusals:
             with pytest.raises(ValueError, match="must be where net is, on cpu, got"):
                 certify(self.net, images, labels, 0.1)
 
-    @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32])
+    @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.uint16, torch.uint64])
     @pytest.mark.parametrize("cls", [LInfDistNet, LInfDistNetMLP])
     def test_labels_of_any_integer_type_are_welcome(self, cls: type, dtype: torch.dtype) -> None:
         net, x = cls(SHAPE, 3, width=4, depth=2).eval(), torch.rand(4, *SHAPE)
