@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.experiments import provenance
-from lib.experiments.speed import BACKWARD, BOUNDS, FORWARD
+from lib.experiments.gpu_code import BACKWARD, SUMS, UNITS
+from lib.experiments.speed import BOUNDS, FORWARD
 from lib.ops import gpu
 
 TARGET = 90  # compute capability 9.0: H100, H200
@@ -61,7 +62,7 @@ def kernels() -> Iterator[Kernel]:
     yield Kernel(BOUNDS, float("inf"), "box_peaks", tile, gpu.WARPS, {"TILE": gpu.TILE})
     for p in EXPONENTS:
         sums = {**gpu.exponent_of(p, p), "CHUNK": gpu.CHUNK, "TILE": gpu.TILE}
-        yield Kernel(f"{FORWARD}, after the maxima", p, "power_sums", tile, gpu.WARPS, sums)
+        yield Kernel(SUMS, p, "power_sums", tile, gpu.WARPS, sums)
         both = {**gpu.exponent_of(p, p - 2), "NEED_X": True, "NEED_W": True, "ROWS": gpu.ROWS, "COLS": gpu.COLS}
         yield Kernel(BACKWARD, p, "gradient_sums", rows, gpu.COLUMN_WARPS, both)
     pairs = {"PAIRS": gpu.PAIRS}
@@ -144,14 +145,14 @@ def a_triple(loops: list[collections.Counter[str]], triples: int) -> dict[str, f
         counts[_PIPES.get(name, "other")] += count
     return {
         "all": main.total() / done,
-        **{unit: counts[unit] / done for unit in ("multiply", "compare", "memory", "other")},
+        **{unit: counts[unit] / done for unit in UNITS},
     }
 
 
 def _measured(kernel: Kernel) -> dict[str, Any]:
     text, resources = disassembled(compiled(kernel))
     used = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", resources))
-    found = {"what": kernel.what, "p": kernel.p, "kernel": kernel.name, "registers": int(used["REG"])}
+    found = {"what": kernel.what, "p": str(kernel.p), "kernel": kernel.name, "registers": int(used["REG"])}
     found["spilled"] = int(used["STACK"]) + int(used["LOCAL"])
     return found | ({"instructions": a_triple(innermost_loops(text), kernel.triples)} if kernel.triples else {})
 
@@ -178,8 +179,8 @@ def digest() -> str:
 def main() -> int:
     """Compile every kernel and write what came out, where that can be done; 1 where Triton would interpret them."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_code", description=__doc__)
-    folder = Path(__file__).resolve().parent / "results"
-    parser.add_argument("--out", type=Path, default=folder / f"gpu-code-sm{TARGET}.json", help="where it goes")
+    folder = Path(__file__).resolve().parent / "results/gpu-code"
+    parser.add_argument("--out", type=Path, default=folder / f"sm{TARGET}.json", help="where it goes")
     out = parser.parse_args().out
     if not can_compile():
         print("skipped: needs Triton with NVIDIA's disassembler, which it has on Linux", file=sys.stderr)
@@ -192,7 +193,7 @@ def main() -> int:
     commit, dirty = provenance.commit()
     found = {"target": f"sm_{TARGET}", "triton": metadata.version("triton"), "commit": commit, "dirty": dirty}
     found["code"] = digest()
-    text = json.dumps(found | {"kernels": [_measured(kernel) for kernel in kernels()]}, indent=1)
+    text = json.dumps(found | {"kernels": [_measured(kernel) for kernel in kernels()]}, indent=1, allow_nan=False)
     out.write_text(f"{text}\n")
     return 0
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 SCHEMA = 1
 
-FORWARD, BACKWARD, BOTH, BOUNDS = "forward", "backward", "forward + backward", "bounds"
+FORWARD, BOTH, BOUNDS = "forward", "forward + backward", "bounds"
 OURS, CDIST = "this book", "torch.cdist"
 
 

@@ -67,6 +67,6 @@ def test_interpreted_kernels_have_no_machine_code(tmp_path: Path) -> None:
 
 
 def test_the_committed_counts_are_of_these_kernels() -> None:
-    found = json.loads((ROOT / "bench/results/gpu-code-sm90.json").read_text())
+    found = json.loads((ROOT / "bench/results/gpu-code/sm90.json").read_text())
     assert found["dirty"] is False
     assert found["code"] == gpu_code.digest(), "run `python -m bench.gpu_code` again"

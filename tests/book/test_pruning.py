@@ -18,5 +18,5 @@ def checked_outputs(path: Path) -> list[Any]:
 def test_the_chapter_on_pruning_prints_what_it_says(tmp_path: Path, linf_data: Callable[[str], Path]) -> None:
     out, values = tmp_path / "out.ipynb", {"data_root": str(linf_data("mnist"))}
     papermill.execute_notebook(CHAPTER, out, values, cwd=tmp_path, kernel_name="python3", progress_bar=False)
-    assert len(checked_outputs(CHAPTER)) == 4
+    assert len(checked_outputs(CHAPTER)) == 5
     assert checked_outputs(out) == checked_outputs(CHAPTER)
