@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.experiments import provenance
-from lib.experiments.gpu_code import BACKWARD, SUMS, UNITS
+from lib.experiments.gpu_limit import BACKWARD, SUMS, UNITS
 from lib.experiments.speed import BOUNDS, FORWARD
 from lib.ops import gpu
 

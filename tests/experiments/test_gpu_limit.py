@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.experiments.gpu_code import LIMIT, least_seconds, limit_table
+from lib.experiments.gpu_limit import LIMIT, least_seconds, limit_table
 
 
 @pytest.fixture
