@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn, tensor
 
@@ -58,11 +58,12 @@ class TestDecay:
         shape=st.sampled_from([(1, 1), (5, 63), (3, 500), (4, 3, 3, 3)]),
         p=st.one_of(st.floats(1, 1200), st.sampled_from([1.0, 2.0, 4.0, 8.0, 16.0, 1024.0])),
     )
+    @example(seed=313, shape=(1, 1), p=1065.0)
     @settings(deadline=None)
     def test_it_follows_the_gradient_of_half_the_squared_norm(self, seed, shape, p):
         generator = torch.Generator().manual_seed(seed)
         # kept at most 1 and away from 0, so that autograd's own powers stay finite
-        w = torch.rand(shape, generator=generator, dtype=torch.float64) * 0.5 + 0.5
+        w = torch.rand(shape, generator=generator, dtype=torch.float64) * 0.4 + 0.6
         w *= torch.randint(2, shape, generator=generator) * 2 - 1
         torch.testing.assert_close(decay_direction(w, p), gradient_of_half_the_square(w, p), rtol=1e-9, atol=1e-12)
 
