@@ -143,10 +143,7 @@ def a_triple(loops: list[collections.Counter[str]], triples: int) -> dict[str, f
     counts: collections.Counter[str] = collections.Counter()
     for name, count in main.items():
         counts[_PIPES.get(name, "other")] += count
-    return {
-        "all": main.total() / done,
-        **{unit: counts[unit] / done for unit in UNITS},
-    }
+    return {"all": main.total() / done} | {unit: counts[unit] / done for unit in UNITS}
 
 
 def _measured(kernel: Kernel) -> dict[str, Any]:

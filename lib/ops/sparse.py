@@ -55,10 +55,12 @@ def shortlists(weight: Tensor, above: Tensor, below: Tensor, floor: Tensor) -> S
     unit, column = kept.nonzero(as_tuple=True)
     order = most[unit, column].argsort(descending=True, stable=True)
     order = order[unit[order].argsort(stable=True)]
-    terms = order[_in_whole_steps(kept.sum(1), k.STEP)]
+    counts = kept.sum(1)
+    steps = -(-counts // k.STEP)
+    terms = order[_filled_up(counts, k.STEP * steps)]
     unit, column = unit[terms], column[terms]
     return Shortlists(
-        F.pad((-(-kept.sum(1) // k.STEP)).cumsum(0), (1, 0)).numpy(),
+        F.pad(steps.cumsum(0), (1, 0)).numpy(),
         (k.WIDTH * column).int().numpy(),
         signed[unit, column].numpy(),
         most[unit, column][:: k.STEP].contiguous().numpy(),
@@ -66,9 +68,8 @@ def shortlists(weight: Tensor, above: Tensor, below: Tensor, floor: Tensor) -> S
     )
 
 
-def _in_whole_steps(counts: Tensor, step: int) -> Tensor:
-    """Of runs of so many things each, the numbers of all things, the last of a run repeated up to a whole step."""
-    rooms = -(-counts // step) * step
+def _filled_up(counts: Tensor, rooms: Tensor) -> Tensor:
+    """Of runs of so many things each, the numbers of all things, the last of a run repeated until it fills its room."""
     slots = torch.arange(int(rooms.sum())) - (rooms.cumsum(0) - rooms).repeat_interleave(rooms)
     begins, lasts = counts.cumsum(0) - counts, counts - 1
     return begins.repeat_interleave(rooms) + torch.minimum(slots, lasts.repeat_interleave(rooms))

@@ -67,7 +67,8 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
     order = y.argsort(stable=True)
     with torch.no_grad(), evaluation_mode(net):
         parts = [_certify_by_margin(net, x[some], y[some], radius) for some in order.split(CHUNK)]
-        correct, certified, reach = (torch.cat(column)[order.argsort()] for column in zip(*parts, strict=True))
+        place = order.argsort()
+        correct, certified, reach = (torch.cat(column)[place] for column in zip(*parts, strict=True))
         if by_intervals:
             # The margin settles most images; only the others need a box of their own.
             for some in order[(correct & ~certified)[order]].split(CHUNK):
