@@ -46,8 +46,7 @@ def margin_bound(margins: Tensor, r: float, slope: float, t: float, n: float | N
     Raises:
         ValueError: no margins, a negative slope, or t that is not positive.
     """
-    if not (len(margins) and slope >= 0 and t > 0):
-        raise ValueError(f"got {len(margins)} margins, slope {slope}, t {t}, expected some, at least 0, more than 0")
+    _check(margins, slope, t)
     ordered = margins.double().sort().values
     candidates = (ordered - r).unique()
     candidates = torch.cat([candidates[(candidates > 0) & (candidates <= 1)], torch.ones(1, dtype=torch.float64)])
@@ -58,6 +57,24 @@ def margin_bound(margins: Tensor, r: float, slope: float, t: float, n: float | N
     total = below.double() / len(margins) + slope / candidates + (logs / samples).sqrt()
     at = int(total.argmin())
     return Bound(float(total[at]) + t / math.sqrt(samples), float(candidates[at]))
+
+
+def counting_bound(margins: Tensor, r: float, slope: float, t: float, n: float | None = None) -> float:
+    """P_n(y f <= r) + slope + t / sqrt(n): a bound of the robust error for nets whose outputs need no bound.
+
+    With the last bias free, y f(x) <= r asks for the sign of f - r or f + r, again nets of this size. So the events of
+    all f and r show at n points at most the square of the sign patterns of Lemma A.8, and by the theorem of Vapnik and
+    Chervonenkis err_r stays within O(sqrt(V log(n) / n)) + t / sqrt(n) of its count, for all of them at once, with
+    probability at least 1 - exp(-2 t^2). With slope = `network_term` it is never more than `margin_bound`.
+
+    Args:
+        margins, r, slope, t, n: as in `margin_bound`.
+
+    Raises:
+        ValueError: as `margin_bound`.
+    """
+    _check(margins, slope, t)
+    return margin_error(margins, r) + slope + t / math.sqrt(len(margins) if n is None else n)
 
 
 def network_term(width: int, depth: int, n: float) -> float:
@@ -74,12 +91,14 @@ def samples_needed(width: int, depth: int, delta: float, t: float, level: float)
 
 
 def relu_vc_dimension(width: float, depth: float) -> float:
-    """L^2 W^2 log(L W), Eq. 17 (Lemma A.6) with its constant set to 1, for a ReLU network."""
+    """L^2 W^2 log(L W), Eq. 17 (Lemma A.6) with its constant set to 1, for a ReLU network, W >= inputs."""
     return depth**2 * width**2 * math.log(depth * width)
 
 
 def linf_dist_vc_dimension(width: int, depth: int) -> float:
     """L^2 W^4 log^2(W) log(L W), Eq. 18 (Lemma A.8) with its constant set to 1, for an l_inf-dist net, W >= 2.
+
+    W is that of the widest layer, the input included, as in Lemma A.6.
 
     Eq. 17 at width W^2 and depth L log W, the size of the ReLU network that `relu_linf_dist_net` makes of it. The
     power of log W is this substitution's; the paper's could not be compared.
@@ -94,6 +113,11 @@ def massart(vc: float, n: float) -> float:
     complexity of signs never exceeds 1.
     """
     return 1.0 if n <= vc else min(1.0, math.sqrt(2 * vc * math.log(math.e * n / vc) / n))
+
+
+def _check(margins: Tensor, slope: float, t: float) -> None:
+    if not (len(margins) and slope >= 0 and t > 0):
+        raise ValueError(f"got {len(margins)} margins, slope {slope}, t {t}, expected some, at least 0, more than 0")
 
 
 def binary_net(net: LInfDistNet, positive: int, negative: int) -> LInfDistNet:

@@ -155,8 +155,33 @@ class TestMarginBound:
 
     @pytest.mark.parametrize(("n", "slope", "t"), [(0, 0.1, 1.0), (3, -0.1, 1.0), (3, 0.1, 0.0), (3, math.nan, 1.0)])
     def test_what_makes_no_bound_is_refused(self, n: int, slope: float, t: float) -> None:
-        with pytest.raises(ValueError, match=f"got {n} margins, slope {slope}, t {t}, expected"):
-            theory.margin_bound(torch.ones(n), 0.0, slope, t)
+        for bound in (theory.margin_bound, theory.counting_bound):
+            with pytest.raises(ValueError, match=f"got {n} margins, slope {slope}, t {t}, expected"):
+                bound(torch.ones(n), 0.0, slope, t)
+
+
+class TestCountingBound:
+    @given(seed=st.integers(0, 2**31), n=st.integers(1, 50), r=st.floats(0, 0.5), slope=st.floats(0, 1))
+    @settings(deadline=None, max_examples=50)
+    def test_it_is_never_more_than_the_margin_bound(self, seed: int, n: int, r: float, slope: float) -> None:
+        margins = 2.5 * torch.rand(n, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed)) - 0.5
+        assert theory.counting_bound(margins, r, slope, 1.0) <= theory.margin_bound(margins, r, slope, 1.0).value
+
+    def test_by_hand(self) -> None:
+        margins = torch.tensor([0.0, 0.5, 2.0, 2.0])
+        assert theory.counting_bound(margins, 0.5, 0.1, 1.5, 100) == pytest.approx(2 / 4 + 0.1 + 1.5 / 10)
+
+    @given(seed=st.integers(0, 2**31), r=st.floats(-1, 1))
+    @settings(deadline=None, max_examples=50)
+    def test_an_event_of_margins_is_a_sign_of_a_net_whose_last_bias_moved(self, seed: int, r: float) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        w, x = (torch.randn(n, 3, dtype=DOUBLE, generator=generator) for n in (1, 30))
+        bias = torch.randn(1, dtype=DOUBLE, generator=generator)
+        y = theory.random_signs(1, 30, seed)[0]
+        f, lowered, raised = (lib.lp_dist(x, w)[:, 0] + b for b in (bias, bias - r, bias + r))
+        far = (f - y * r).abs() > 1e-12  # elsewhere rounding decides
+        events = torch.where(y > 0, lowered <= 0, raised >= 0)
+        assert torch.equal((y * f <= r)[far], events[far])
 
 
 class TestQuantities:
