@@ -81,7 +81,7 @@ def _table_name(text: str) -> int | str:
 
 
 def _table(number: int | str, results: str) -> int:
-    print(report.markdown(report.table(number, results)))
+    print(report.table_page(report.table(number, results)))
     return 0
 
 

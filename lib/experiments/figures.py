@@ -35,7 +35,7 @@ def plot_radii(record: Record, table: Table) -> "Figure":
 
     The true robust accuracy lies between the two curves. The paper's numbers are marked where it has this row.
     """
-    figure, (axes,) = _figure(1, height=4.2)
+    figure, (axes,) = styled(1, height=4.2)
     edges, proved = _proved(table)
     axes.step(edges, proved, where="post", color=CERTIFIED, label="certified by margin (lower bound)")
     order = np.argsort(table.radii)
@@ -60,7 +60,7 @@ def plot_radii(record: Record, table: Table) -> "Figure":
 
 def plot_history(record: Record) -> "Figure":
     """Training loss, training accuracy at the current p, and p itself, against the epoch; p = inf is shaded."""
-    figure, panels = _figure(3, height=5.6)
+    figure, panels = styled(3, height=5.6)
     epoch = _column(record, "epoch")
     p = _column(record, "p")
     panels[0].plot(epoch, _column(record, "loss"), color=CERTIFIED)
@@ -80,7 +80,7 @@ def plot_history(record: Record) -> "Figure":
 def plot_runs(runs: "Sequence[tuple[Record, Table]]") -> "Figure":
     """Several runs beside each other: training accuracy against the epoch (at p = inf drawn solid), certified accuracy
     against the radius."""
-    figure, (training, certified) = _figure(2, height=6.4, shared=False)
+    figure, (training, certified) = styled(2, height=6.4, shared=False)
     for (record, table), color in zip(runs, (CERTIFIED, ATTACKED, PAPER), strict=False):
         epoch, accuracy = _column(record, "epoch"), 100 * _column(record, "accuracy")
         training.plot(epoch, accuracy, ".--", color=color)
@@ -102,7 +102,7 @@ def plot_confusion(table: Table, names: "Sequence[str]") -> "Figure":
     counts = np.zeros((len(names), len(names)))
     np.add.at(counts, (table.label, table.prediction), 1)
     percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, (axes,) = _figure(1, height=5.0)
+    figure, (axes,) = styled(1, height=5.0)
     axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     for (row, column), value in np.ndenumerate(percent):
         if value >= 0.5:
@@ -122,7 +122,7 @@ def _proved(table: Table) -> tuple[Any, Any]:
     return edges, 100 * beyond / len(table.radius)
 
 
-def _figure(rows: int, height: float, shared: bool = True) -> tuple["Figure", "list[Axes]"]:
+def styled(rows: int, height: float, shared: bool = True) -> tuple["Figure", "list[Axes]"]:
     """A styled figure that belongs to no window: shown by a notebook once, where its cell returns it."""
     import matplotlib.pyplot as plt
 

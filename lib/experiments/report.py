@@ -10,7 +10,7 @@ from lib.experiments.figures import plot_confusion, plot_history, plot_radii, pl
 from lib.experiments.markdown import claims_page, table_page
 from lib.experiments.published import PRINTED, page_name, published, published_row, tables
 from lib.experiments.record import Record, Table
-from lib.experiments.summary import MEASURES, difference, groups, rounded, rounded_down, shown_eps, summary
+from lib.experiments.summary import MEASURES, difference, groups, rounded, rounded_down, shown_eps, summary, unchanged
 from lib.recipes import load, names
 
 _GENERATED = "<!-- Generated from results/ by `make tables`. -->\n\n"
@@ -19,7 +19,6 @@ __all__ = [
     "MEASURES",
     "claims",
     "confusions",
-    "markdown",
     "plot_confusion",
     "plot_history",
     "plot_radii",
@@ -29,6 +28,7 @@ __all__ = [
     "row",
     "standing",
     "table",
+    "table_page",
     "write_tables",
 ]
 
@@ -46,7 +46,7 @@ def table(number: int | str, results: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: no such table, or a damaged record.
     """
-    printed, ledger = published(number), groups(results)
+    printed, ledger = published(number), groups(unchanged(results))
     measure = "certified" if "certified" in printed else "clean"
     rows = []
     for paper in printed.to_dict("records"):
@@ -61,7 +61,7 @@ def table(number: int | str, results: str | Path) -> pd.DataFrame:
 def claims(results: str | Path) -> pd.DataFrame:
     """What is reproduced at which budget: for every shipped recipe its eps_test, the columns of `table` for our runs,
     and paper_certified, NaN where the paper has no such row."""
-    rows, ledger = [], groups(results)
+    rows, ledger = [], groups(unchanged(results))
     for recipe in names():
         eps = load(recipe, "paper").eps_test
         certified = (published_row(recipe, eps) or {"certified": math.nan})["certified"]
@@ -69,11 +69,6 @@ def claims(results: str | Path) -> pd.DataFrame:
             known = {"recipe": recipe, "eps": eps, "paper_certified": certified}
             rows.append(known | columns | {"difference": difference(columns, "certified", certified)})
     return pd.DataFrame(rows)
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A frame of `table` as Markdown: the paper's numbers, ours, how they were made, the best of each in bold."""
-    return table_page(frame)
 
 
 def row(record: Record) -> pd.DataFrame:

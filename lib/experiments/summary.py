@@ -3,7 +3,7 @@
 import decimal
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,16 @@ def shown_eps(eps: float) -> str:
     return f"{levels}/255" if float(short) != eps == levels / 255 else short
 
 
-def groups(results: str | Path) -> list[tuple[str, list[Record]]]:
-    """(recipe name, runs of one resolved recipe at one budget), by name, budgets from the smallest to the paper's.
+def unchanged(results: str | Path) -> list[Record]:
+    """The runs of recipes as they are: those with overrides are other experiments."""
+    return [record for record in records(results) if not record.overrides]
 
-    Runs with overrides are other experiments and left out.
-    """
+
+def groups(runs: Iterable[Record]) -> list[tuple[str, list[Record]]]:
+    """(recipe name, runs of one resolved recipe at one budget), by name, budgets from the smallest to the paper's."""
     found: dict[Any, list[Record]] = {}
-    for record in records(results):
-        if not record.overrides:
-            found.setdefault((BUDGETS.index(record.budget), record.recipe), []).append(record)
+    for record in runs:
+        found.setdefault((BUDGETS.index(record.budget), record.recipe), []).append(record)
     ordered = sorted(found.items(), key=lambda item: (item[0][1].name, item[0][0]))
     return [(recipe.name, sorted(group, key=lambda record: record.seed)) for (_, recipe), group in ordered]
 

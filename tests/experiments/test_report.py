@@ -61,7 +61,7 @@ class TestRounding:
 
 
 class TestPublished:
-    def test_the_rows_of_the_issue_are_those_printed(self) -> None:
+    def test_the_rows_are_those_printed(self) -> None:
         assert published_row("mnist/linf-dist-net", 0.3) == {"clean": 98.54, "robust": 94.71, "certified": 92.64}
         assert published_row("cifar10/linf-dist-net-mlp", 8 / 255) == {
             "clean": 50.80,
@@ -134,7 +134,7 @@ class TestTable:
         frame = report.table(1, tmp_path)
         assert len(frame) == len(published(1))
         assert (frame["runs"] == 0).all()
-        text = report.markdown(frame)
+        text = report.table_page(frame)
         assert text.count("no run yet") == 6
         assert text.count("not remade here") == len(frame) - 6
 
@@ -153,7 +153,7 @@ class TestTable:
         assert (ours["runs"], ours["seeds"], ours["certified"]) == (3, "0, 1, 2", 92.25)
         assert ours["certified_spread"] == pytest.approx(statistics.stdev(count / 100 for count in counts))
         assert ours["difference"] == -0.39
-        assert "| laptop | 3 (0, 1, 2) | 92.25 ± 0.23 |" in report.markdown(report.table(1, tmp_path))
+        assert "| laptop | 3 (0, 1, 2) | 92.25 ± 0.23 |" in report.table_page(report.table(1, tmp_path))
 
     def test_budgets_are_not_mixed(self, tmp_path: Path, make_run: Run) -> None:
         for budget in ("paper", "laptop"):
@@ -168,17 +168,17 @@ class TestTable:
         ledger.write(*make_run(budget="smoke"), tmp_path)
         (ours,) = self.ours(tmp_path)
         assert math.isnan(float(str(ours["difference"])))
-        text = report.markdown(report.table(1, tmp_path))
+        text = report.table_page(report.table(1, tmp_path))
         assert "smoke † (1,000 training images, 200 test images)" in text
         assert "\n† Made on part of the data" in text
 
     def test_a_whole_test_set_carries_no_dagger(self, tmp_path: Path, make_run: Run) -> None:
         ledger.write(*make_run(), tmp_path)
-        assert "†" not in report.markdown(report.table(1, tmp_path))
+        assert "†" not in report.table_page(report.table(1, tmp_path))
 
     def test_certified_is_printed_rounded_down(self, tmp_path: Path, make_run: Run) -> None:
         ledger.write(*certified(2, 3, make_run(n=3)), tmp_path)
-        assert "| 66.67 | 66.67 | 66.67 | 66.66 | 66.66 |" in report.markdown(report.table(1, tmp_path))
+        assert "| 66.67 | 66.67 | 66.67 | 66.66 | 66.66 |" in report.table_page(report.table(1, tmp_path))
 
 
 class TestRow:
@@ -264,7 +264,7 @@ class TestEveryTable:
         recipes = [name for name in published(number)["recipe"] if name]
         for name in recipes:
             ledger.write(*make_run(name, "paper", seed=7, n=20), tmp_path)
-        text = report.markdown(report.table(number, tmp_path))
+        text = report.table_page(report.table(number, tmp_path))
         assert text.count("| paper | 1 (7) |") == len(recipes)
         assert "no run yet" not in text
 
@@ -274,7 +274,7 @@ class TestEveryTable:
         (ours,) = frame[frame["runs"] == 1].to_dict("records")
         assert ours["seconds"] == 12.5 / load("cifar10/linf-dist-net", "laptop").epochs
         assert ours["our_flops"] == load("cifar10/linf-dist-net", "laptop").flops
-        text = report.markdown(frame)
+        text = report.table_page(frame)
         assert "Seconds of training per epoch" in text and "Robust:" not in text
 
     def test_seconds_of_ours_are_never_the_best_since_nets_and_machines_differ(
@@ -282,7 +282,7 @@ class TestEveryTable:
     ) -> None:
         for name in ("cifar10/linf-dist-net", "cifar10/linf-dist-net-mlp"):
             ledger.write(*make_run(name), tmp_path)
-        text = report.markdown(report.table(4, tmp_path))
+        text = report.table_page(report.table(4, tmp_path))
         assert text.count("**") == 2 and "**17.40**" in text
 
     def test_training_accuracy_is_that_of_the_last_epoch(self, tmp_path: Path, make_run: Run) -> None:
@@ -298,7 +298,7 @@ class TestEveryTable:
     ) -> None:
         record, table = make_run(n=1200)
         ledger.write(record, table, tmp_path)
-        text = report.markdown(report.table(1, tmp_path))
+        text = report.table_page(report.table(1, tmp_path))
         assert "| 1,200 | cpu |" in text
         assert f"Robust: {record.attacks['robust']}; 20 steps." in text
         assert f"Certified: {record.certificates['interval']}." in text
@@ -318,14 +318,14 @@ class TestBest:
         frame = report.table(1, tmp_path)
         winners = frame.loc[sorted(best(frame, "paper_certified"))]
         assert list(winners["paper_certified"]) == [93.09, 79.23, 35.42]
-        assert "**93.09**" in report.markdown(frame)
-        assert "**92.64**" not in report.markdown(frame)
+        assert "**93.09**" in report.table_page(frame)
+        assert "**92.64**" not in report.table_page(frame)
 
     def test_ours_is_the_run_with_more(self, tmp_path: Path, make_run: Run) -> None:
         frame = self.runs(tmp_path, make_run, plain=81, composite=79)
         assert self.recipes(frame, "certified") == {"l_inf-dist Net"}
-        assert "**81.00**" in report.markdown(frame)
-        assert "**79.00**" not in report.markdown(frame)
+        assert "**81.00**" in report.table_page(frame)
+        assert "**79.00**" not in report.table_page(frame)
 
     def test_a_tie_has_two_and_one_run_alone_none(self, tmp_path: Path, make_run: Run) -> None:
         assert best(self.runs(tmp_path, make_run, plain=80), "certified") == set()

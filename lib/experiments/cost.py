@@ -1,0 +1,124 @@
+"""What accuracy costs: the work of a training beside what its net proves, from a laptop's runs to the paper's."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lib.experiments.figures import ATTACKED, CERTIFIED, PAPER, styled
+from lib.experiments.ledger import records
+from lib.experiments.published import published_row
+from lib.experiments.record import Record
+from lib.experiments.summary import groups, rounded, rounded_down, summary
+from lib.recipes import Recipe, load
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def training_work(recipe: Recipe) -> int:
+    """Subtractions of all forward passes of one training image: `Recipe.flops` times the epochs.
+
+    The backward passes, which cost a fixed multiple of it, are left out, and so is the number of images, which is the
+    same for all runs on one data set.
+    """
+    return recipe.flops * recipe.epochs
+
+
+def cost_table(recipe: str, results: str | Path) -> pd.DataFrame:
+    """What the runs of a recipe on all its training images cost and proved, overrides included, the least work first,
+    and the paper's row last.
+
+    Columns: budget and its changes, width, depth, epochs, work (see `training_work`), of_paper (the share of the
+    paper's work), runs, images, clean and certified (mean, percent), certified_spread (standard deviation), and
+    per_decade: points of certified accuracy won over the laptop's for each tenfold of its work, NaN where there is none
+    to win over. Numbers are unrounded, the paper's certified accuracy is NaN where it has no such row.
+
+    Raises:
+        ValueError: no such recipe, or a damaged record.
+    """
+    paper = load(recipe, "paper")
+    same = [record for record in records(results) if _comparable(record, paper)]
+    rows = [_row(group) for _, group in groups(same)]
+    printed = published_row(recipe, paper.eps_test) or {"clean": math.nan, "certified": math.nan}
+    rows = sorted(rows, key=lambda row: (row["work"], row["budget"]))
+    rows.append(_shape("the paper's", paper) | {"clean": printed["clean"], "certified": printed["certified"]})
+    table = pd.DataFrame(rows)
+    table["of_paper"] = table["work"] / training_work(paper)
+    table["per_decade"] = _per_decade(table)
+    return table
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """A `cost_table` as texts, certified accuracy rounded down."""
+    certified = zip(table["certified"].map(rounded_down), table["certified_spread"], strict=True)
+    columns = {
+        "budget": table["budget"].str.partition(" with ")[0]
+        + table["subset"].fillna("").map(lambda text: " †" * bool(text)),
+        "width": table["width"],
+        "layers": table["depth"],
+        "epochs": table["epochs"],
+        "of the paper's work": table["of_paper"].map(lambda share: "all" if share == 1 else f"1/{1 / share:,.0f}"),
+        "runs": table["runs"].map(lambda runs: "" if math.isnan(runs) else f"{runs:.0f}"),
+        "clean (%)": table["clean"].map(rounded),
+        "certified (%)": [text if math.isnan(spread) else f"{text} ± {rounded(spread)}" for text, spread in certified],
+        "points per tenfold": table["per_decade"].map(lambda points: "" if math.isnan(points) else f"{points:.1f}"),
+    }
+    return pd.DataFrame(columns).set_index("budget")
+
+
+def plot_costs(tables: Mapping[str, pd.DataFrame]) -> "Figure":
+    """Certified accuracy against the work of training, for `cost_table`s by the name to show: bars where there are
+    several seeds, hollow where part of the test set was used, a star and a dashed line for the paper's."""
+    figure, (axes,) = styled(1, height=4.2)
+    for (name, table), color in zip(tables.items(), (CERTIFIED, ATTACKED, PAPER), strict=False):
+        _draw(axes, table.iloc[:-1], table.iloc[-1], name, color)
+    axes.set(xscale="log", ylim=(0, None), ylabel="certified accuracy (%)")
+    axes.set_xlabel("work of training (subtractions of all forward passes, per training image)")
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def _draw(axes: "Axes", ours: pd.DataFrame, paper: Any, name: str, color: str) -> None:
+    for _, row in ours.iterrows():
+        spread = None if math.isnan(row["certified_spread"]) else row["certified_spread"]
+        fill = "none" if row["subset"] else color
+        axes.errorbar(row["work"], row["certified"], yerr=spread, fmt="o", color=color, mfc=fill, capsize=3)
+    axes.plot([], [], "o", color=color, label=f"{name}, ours")
+    axes.plot(paper["work"], paper["certified"], "*", ms=12, color=color, label=f"{name}, paper's")
+    start = _laptop(ours)
+    if start is not None:
+        ends = pd.DataFrame([start, paper])
+        axes.plot(ends["work"], ends["certified"], "--", color=color, linewidth=1)
+
+
+def _comparable(record: Record, paper: Recipe) -> bool:
+    recipe = record.recipe
+    return recipe.name == paper.name and record.eps == paper.eps_test and not (recipe.train_limit or recipe.validation)
+
+
+def _row(group: Sequence[Record]) -> dict[str, Any]:
+    columns = summary(group)
+    kept = ("subset", "runs", "images", "clean", "certified", "certified_spread")
+    return _shape(group[0].setting, group[0].recipe) | {name: columns[name] for name in kept}
+
+
+def _shape(budget: str, recipe: Recipe) -> dict[str, Any]:
+    shape = {"width": recipe.width, "depth": recipe.depth, "epochs": recipe.epochs, "work": training_work(recipe)}
+    return {"budget": budget} | shape
+
+
+def _laptop(rows: pd.DataFrame) -> Any:
+    found = rows[rows["budget"] == "laptop"]
+    return found.iloc[0] if len(found) else None
+
+
+def _per_decade(table: pd.DataFrame) -> Any:
+    start = _laptop(table)
+    if start is None:
+        return math.nan
+    decades = (table["work"] / start["work"]).map(math.log10)
+    return (table["certified"] - start["certified"]) / decades.where(decades > 0)
