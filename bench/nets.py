@@ -17,7 +17,7 @@ from lib import certify, load, prune, recipes
 from lib.experiments.speed import FORWARD, Timing
 from lib.nets.models import LInfDistNet, build
 from lib.recipes import Recipe
-from lib.training.data import Images, augment, batch, epoch_order, load_data, step_generator
+from lib.training.data import Images, batch, epoch_order, load_data, step_generator, training_batch
 from lib.training.objectives import make_objective
 from lib.training.optim import make_optimizer
 from lib.training.schedules import knobs_at
@@ -107,16 +107,9 @@ class _Step:
         return tuple(clock.once(part) for part in (data, forward, backward, self.optimizer.step))
 
     def _batch(self, number: int) -> tuple[Tensor, Tensor]:
-        size, recipe = self.recipe.batch_size, self.recipe
+        size = self.recipe.batch_size
         indices = self.order[number * size : (number + 1) * size]
-        x = augment(
-            batch(self.images, indices),
-            crop_padding=recipe.crop_padding,
-            crop_edge=recipe.crop_edge,
-            flip=recipe.flip,
-            size=recipe.input_shape[1:],
-            generator=step_generator(0, 0, number),
-        )
+        x = training_batch(self.images, self.recipe, indices, step_generator(0, 0, number))
         return x, self.images.labels[indices.to(self.images.labels.device)]
 
 

@@ -107,6 +107,18 @@ def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
     return _generator(seed, epoch, step)
 
 
+def training_batch(images: Images, recipe: Recipe, indices: Tensor, generator: torch.Generator) -> Tensor:
+    """The images at int64 indices [B], cut and mirrored as the recipe says: float32 [B, C, H, W] in [0, 1]."""
+    return augment(
+        batch(images, indices),
+        crop_padding=recipe.crop_padding,
+        crop_edge=recipe.crop_edge,
+        flip=recipe.flip,
+        size=recipe.input_shape[1:],
+        generator=generator,
+    )
+
+
 def augment(
     x: Tensor,
     *,

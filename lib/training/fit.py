@@ -23,7 +23,7 @@ from lib.nets.models import Net
 from lib.recipes import Recipe
 from lib.training.callbacks import AtomicIO, History, Keeper, Progress, check_same_run, read_checkpoint
 from lib.training.center import center_
-from lib.training.data import Images, augment, batch, epoch_order, step_generator
+from lib.training.data import Images, epoch_order, step_generator, training_batch
 from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp, make_optimizer
 from lib.training.schedules import knobs_at
@@ -158,14 +158,7 @@ class _Training(L.LightningModule):
             self.order = epoch_order(len(self.images), self.seed, epoch).to(self.device)
         size = self.recipe.batch_size
         indices = self.order[place * size : (place + 1) * size]
-        x = augment(
-            batch(self.images, indices),
-            crop_padding=self.recipe.crop_padding,
-            crop_edge=self.recipe.crop_edge,
-            flip=self.recipe.flip,
-            size=self.recipe.input_shape[1:],
-            generator=draws,
-        )
+        x = training_batch(self.images, self.recipe, indices, draws)
         mine = slice(self.global_rank, None, self.trainer.world_size)
         return x[mine], self.images.labels[indices][mine], len(indices)
 

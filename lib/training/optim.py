@@ -52,11 +52,10 @@ class AdamLp(torch.optim.Adam):
             decoupled_weight_decay=True,
             fused=fused,
         )
-        self.defaults.update(lp_decay=lp_decay, p=p)
+        own = {"lp_decay": lp_decay, "p": p, "lr_share": 1.0}
+        self.defaults.update(own)  # of groups that are added later
         for group in self.param_groups:
-            group.setdefault("lp_decay", lp_decay)
-            group.setdefault("p", p)
-            group.setdefault("lr_share", 1.0)
+            group.update(own | group)
 
     def set_knobs(self, p: float, lr: float) -> None:
         """Sets the exponent of the decay and the learning rate, its share of it, of every group for the next step."""

@@ -3,6 +3,7 @@
 import ast
 import math
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def test_every_chapter_is_in_the_table_of_contents() -> None:
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
     listed = {chapter["file"] for part in contents["parts"] for chapter in part["chapters"]}
     assert listed >= set(CHAPTERS) >= set(EXPERIMENTS)
+
+
+def test_every_chapter_is_run_by_some_test() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    compared = {Path(path).stem for path in settings["testpaths"] if path.startswith("book/")}
+    assert compared == set(
+        re.findall(r"book/(\w+)\.ipynb", re.search(r"pytest book/.*", (ROOT / "Makefile").read_text())[0])
+    )
+    assert compared | {*EXPERIMENTS, "pruning"} == set(CHAPTERS)
 
 
 @pytest.mark.parametrize("name", ["_config.yml", "_toc.yml"])

@@ -158,6 +158,15 @@ class TestAdamLp:
         assert loss.item() == pytest.approx(before.square().sum().item())
         assert not torch.equal(w, before)
 
+    def test_a_group_that_is_added_later_has_the_same_knobs(self):
+        first, second = parameters((2, 3), (3,))
+        optimizer = AdamLp([first], 0.1, betas=(0.9, 0.99), eps=1e-8, lp_decay=0.5, p=8.0)
+        optimizer.add_param_group({"params": [second], "lp_decay": 0.0})
+        optimizer.set_knobs(16.0, 0.05)
+        assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.05]
+        assert [group["lp_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
+        assert [group["p"] for group in optimizer.param_groups] == [16.0, 16.0]
+
     def test_a_parameter_without_gradient_does_not_decay(self):
         (w,) = parameters((2, 3))
         before = w.detach().clone()
