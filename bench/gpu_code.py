@@ -24,7 +24,8 @@ from lib.experiments.speed import BOUNDS, FORWARD
 from lib.ops import gpu
 
 TARGET = 90  # compute capability 9.0: H100, H200
-EXPONENTS = (2.0, 8.0, 37.3, 1000.5)
+# Those whose instructions are counted, and those that are compiled because their powers are computed in other ways.
+EXPONENTS, OTHER_EXPONENTS = (2.0, 8.0, 37.3, 1000.5), (1.0, 1.5, 3.0)
 _POINTERS = {"span": "*i32", "index": "*i32", "unit_x": "*fp64", "unit_w": "*fp64", "sums_x": "*i64", "sums_w": "*i64"}
 _NUMBERS = {"B": "i32", "O": "i32", "I": "i32", "pairs": "i32", "p": "fp32"}
 _SOURCES = ("gpu.py", "gpu_kernels.py", "powers.py")
@@ -41,7 +42,10 @@ _PIPES = {
 
 
 class Kernel(NamedTuple):
-    """A kernel as `lib.ops.gpu` launches it: its pass, p, triples of a thread and step, warps and constants."""
+    """A kernel as `lib.ops.gpu` launches it: its pass, p, triples of a thread and step, warps and constants.
+
+    Those without triples are compiled but not counted.
+    """
 
     what: str
     p: float
@@ -60,16 +64,23 @@ def kernels() -> Iterator[Kernel]:
             what, float("inf"), "peaks", tile, gpu.WARPS, {"WITH_SPAN": with_span, "SPAN": gpu.SPAN, "TILE": gpu.TILE}
         )
     yield Kernel(BOUNDS, float("inf"), "box_peaks", tile, gpu.WARPS, {"TILE": gpu.TILE})
-    for p in EXPONENTS:
+    for p in (*EXPONENTS, *OTHER_EXPONENTS):
+        counted = p in EXPONENTS
         sums = {**gpu.exponent_of(p, p), "CHUNK": gpu.CHUNK, "TILE": gpu.TILE}
-        yield Kernel(SUMS, p, "power_sums", tile, gpu.WARPS, sums)
-        both = {**gpu.exponent_of(p, p - 2), "NEED_X": True, "NEED_W": True, "ROWS": gpu.ROWS, "COLS": gpu.COLS}
-        yield Kernel(BACKWARD, p, "gradient_sums", rows, gpu.COLUMN_WARPS, both)
+        yield Kernel(SUMS, p, "power_sums", tile * counted, gpu.WARPS, sums)
+        yield _gradient_sums(p, rows * counted)
+    for changed in ({"NEED_X": False}, {"NEED_W": False}, {"COLS": 64}, {"COLS": gpu.LEAST_COLS}):
+        yield _gradient_sums(8.0, 0, **changed)
     pairs = {"PAIRS": gpu.PAIRS}
     yield Kernel(f"{FORWARD}, for gradients", float("inf"), "first_in_span", 0, 4, {"SPAN": gpu.SPAN, **pairs})
     for mark in (False, True):
         scatter = {"NEED_X": True, "NEED_W": True, "MARK": mark, "LOST": gpu.LOST, **pairs}
         yield Kernel(BACKWARD, float("inf"), "scatter_sums", 0, 4, scatter)
+
+
+def _gradient_sums(p: float, triples: int, **changed: int) -> Kernel:
+    constants = {"NEED_X": True, "NEED_W": True, "ROWS": gpu.ROWS, "COLS": gpu.COLS, **changed}
+    return Kernel(BACKWARD, p, "gradient_sums", triples, gpu.COLUMN_WARPS, {**gpu.exponent_of(p, p - 2), **constants})
 
 
 def compiled(kernel: Kernel) -> bytes:

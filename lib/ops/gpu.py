@@ -19,12 +19,15 @@ from lib.ops import powers
 TILE = 64
 CHUNK = 16
 WARPS = 4
-# In the backward a thread holds all rows of four columns; the sums over tiles of outputs take at most so many entries.
-ROWS, COLS, COLUMN_WARPS = 16, 256, 2
+# A program of the backward at finite p is one warp, with so many outputs and from LEAST_COLS to COLS inputs: of COLS a
+# thread holds all rows of four. The sums over tiles of outputs take at most so many entries.
+ROWS, LEAST_COLS, COLS, COLUMN_WARPS = 16, 32, 128, 1
 _LARGEST_PARTS = 2**26
 _LARGEST_DENSE_P = 16  # of those that are no powers of two
 _LARGEST_NATURAL_P = 1024  # beyond it, squaring costs more than a fit
 _LARGEST_FLOAT = torch.finfo(torch.float32).max
+# `_lift` brings the largest input near 2^100, where no distance overflows yet, by a factor of at most 2^126.
+_LIFTED_BITS, _LARGEST_LIFT_BITS = 100, 126
 # Inputs among which the first maximum is looked for, and pairs of a program that looks at each pair alone.
 SPAN, PAIRS = 16, 1024
 # The p = inf backward: bits of the integers that it sums, and the one that stands for NaN.
@@ -42,11 +45,13 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     peak = _peaks(x, w, with_span=False)[0]
     if math.isinf(p):
         return _crop(peak, x, w)
+    lift, total = _lift(x, w), torch.empty_like(peak)
     # 1 / inf would make NaN of an infinite distance.
-    scale = torch.where(peak.isinf(), 1.0, _reciprocal(peak))
-    total = torch.empty_like(peak)
-    sizes = *peak.shape, x.shape[1]
-    _launch("power_sums", total, _columns(x), _columns(w), scale, total, *sizes, **exponent_of(p, p), CHUNK=CHUNK)
+    scale = torch.where(peak.isinf(), 1 / lift, _reciprocal(peak * lift))
+    _launch(
+        "power_sums", total, _columns(x * lift), _columns(w * lift), scale, total, *peak.shape, x.shape[1],
+        **exponent_of(p, p), CHUNK=CHUNK,
+    )  # fmt: skip
     # The root in float64: the backward raises y to the power p, and its error with it.
     y = peak * total.clamp_(min=1).double().pow_(1 / p)
     return _crop(y.float(), x, w)
@@ -79,9 +84,14 @@ def lp_dist_backward(
         t = x.gather(1, at) - w.gather(1, at.T).T
         pull = torch.where(t.isnan(), t, torch.where(t < 0, -grad, grad))
         return _scattered(pull, index, x, w, need_x, need_w)
+    lift = _lift(x, w)
     # At p = 1 only the sign counts, and no ratio may underflow and lose it.
-    scale = torch.ones_like(y) if p == 1 else _reciprocal(y)
-    grad_x, grad_w = _gradients(x, w, grad, scale, p, need_x, need_w)
+    scale = torch.ones_like(y) if p == 1 else _reciprocal(y * lift)
+    x, w = x * lift, w * lift
+    if len(x) <= len(w):
+        grad_x, grad_w = _gradients(x, w, grad, scale, p, need_x, need_w)
+    else:  # the sums are odd in x - w, so x and w may change places: fewer are then taken in turn
+        grad_w, grad_x = _gradients(w, x, grad.T, scale.T, p, need_w, need_x)
     return grad_x if need_x else x.new_empty(0), grad_w if need_w else w.new_empty(0)
 
 
@@ -141,23 +151,34 @@ def _rounded(sums: Tensor, unit: Tensor) -> Tensor:
 def _gradients(
     x: Tensor, w: Tensor, grad: Tensor, scale: Tensor, p: float, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
-    """sum_o u and -sum_b u for u[b, o, i] = grad sign(r) |r|^(p - 1), r = (x[b, i] - w[o, i]) scale[b, o]."""
-    rows, cols = -len(w) % ROWS, -x.shape[1] % COLS
+    """sum_o u and -sum_b u for u[b, o, i] = grad sign(r) |r|^(p - 1), r = (x[b, i] - w[o, i]) scale[b, o].
+
+    Each program takes all samples in turn, for its tile of outputs and inputs. One not needed comes back without rows.
+    """
+    width = columns_of(x.shape[1])
+    rows, cols = -len(w) % ROWS, -x.shape[1] % width
     wide, weights = F.pad(x, (0, cols)), F.pad(w, (0, cols, 0, rows))
     grad, scale = F.pad(grad, (0, rows)), F.pad(scale, (0, rows))
-    grad_x, grad_w = torch.zeros_like(wide), torch.empty_like(weights)
-    step = max(1, _LARGEST_PARTS // max(1, wide.numel())) * ROWS
+    grad_x = wide.new_zeros(len(wide) if need_x else 0, wide.shape[1])
+    grad_w = weights.new_empty(len(weights) if need_w else 0, wide.shape[1])
+    step = max(1, _LARGEST_PARTS // max(1, wide.numel()) if need_x else len(weights)) * ROWS
     for o in range(0, len(weights), step):
         part = slice(o, o + step)
         parts_x = wide.new_empty(len(weights[part]) // ROWS if need_x else 0, *wide.shape)
         with torch.cuda.device_of(x):
-            _kernels().gradient_sums[(weights[part].numel() // (ROWS * COLS),)](
+            _kernels().gradient_sums[(weights[part].numel() // (ROWS * width),)](
                 wide, weights[part], grad[:, part].contiguous(), scale[:, part].contiguous(), parts_x, grad_w[part],
                 len(x), len(weights[part]), wide.shape[1], **exponent_of(p, p - 2), NEED_X=need_x, NEED_W=need_w,
-                ROWS=ROWS, COLS=COLS, num_warps=COLUMN_WARPS, enable_fp_fusion=True,
+                ROWS=ROWS, COLS=width, num_warps=COLUMN_WARPS, enable_fp_fusion=True,
             )  # fmt: skip
-        grad_x += parts_x.sum(0)
+        if need_x:
+            grad_x += parts_x.sum(0)
     return grad_x[:, : x.shape[1]].contiguous(), grad_w[: len(w), : x.shape[1]].contiguous()
+
+
+def columns_of(features: int) -> int:
+    """Inputs of a program of the backward at finite p: few are padded to a power of two, many to multiples of COLS."""
+    return min(COLS, max(LEAST_COLS, 1 << (features - 1).bit_length()))
 
 
 def exponent_of(p: float, raised_to: float) -> dict[str, float | tuple[float, ...]]:
@@ -169,6 +190,21 @@ def exponent_of(p: float, raised_to: float) -> dict[str, float | tuple[float, ..
         squarings, coefficients = powers.fit(raised_to)
         fit = (*coefficients.tolist(), powers.least_ratio(raised_to) - 1)
     return {"p": float(p), "fit": fit, "natural_p": natural, "squarings": squarings}
+
+
+def _lift(x: Tensor, w: Tensor) -> Tensor:
+    """A power of two, at least 1: exact to multiply by, and then the inverse of a distance below 2^-126 is a float32.
+
+    Beside inputs beyond 2^77 the inverses of the smallest stay clamped. A tensor, so that nothing waits for the device.
+    """
+    largest = torch.maximum(_largest(x), _largest(w))
+    bits = (_LIFTED_BITS - torch.frexp(largest).exponent).clamp(0, _LARGEST_LIFT_BITS)
+    return torch.exp2(bits.double()).float()
+
+
+def _largest(a: Tensor) -> Tensor:
+    """The largest finite |a|, 0 where there is none."""
+    return a.nan_to_num(0, 0, 0).abs().amax() if a.numel() else a.new_zeros(())
 
 
 def _reciprocal(y: Tensor) -> Tensor:

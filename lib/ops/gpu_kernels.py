@@ -174,7 +174,7 @@ def gradient_sums(
     """u[b, o, i] = grad[b, o] sign(r) |r|^(p - 1), r = (x[b, i] - w[o, i]) scale[b, o], summed both ways at once.
 
     grad_w[o, i] = -sum_b u, and for each tile n of ROWS outputs parts_x[n, b, i] = sum of u over the tile. A thread
-    holds all rows of a few columns, so neither sum crosses threads.
+    holds all rows of four columns where a warp has 128, so that neither sum crosses threads, and no sum crosses warps.
     """
     tile, col = tl.program_id(0) // (I // COLS), tl.program_id(0) % (I // COLS)
     o, i = tile * ROWS + tl.arange(0, ROWS), col * COLS + tl.arange(0, COLS)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import gpu_code
+from lib.ops import gpu
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -41,6 +42,19 @@ def test_instructions_are_counted_a_triple_and_by_unit() -> None:
     # The longer loop loads twice what one step loads: two steps of four triples.
     found = gpu_code.a_triple(gpu_code.innermost_loops(ASSEMBLY), 4)
     assert found == {"all": 6 / 8, "multiply": 2 / 8, "compare": 1 / 8, "memory": 2 / 8, "other": 1 / 8}
+
+
+def test_all_ways_to_a_power_and_all_shapes_of_a_gradient_are_compiled() -> None:
+    gradients = [kernel.constants for kernel in gpu_code.kernels() if kernel.name == "gradient_sums"]
+    assert {p["natural_p"] for p in gradients} == {0, 1, 2, 3, 8}
+    assert any(not p["natural_p"] and p["squarings"] < 0 for p in gradients)
+    assert {p["COLS"] for p in gradients} == {gpu.columns_of(features) for features in range(1, 1000)}
+    assert {(p["NEED_X"], p["NEED_W"]) for p in gradients} == {(True, True), (True, False), (False, True)}
+
+
+def test_a_row_of_the_table_is_one_kernel() -> None:
+    rows = [(kernel.what, kernel.p) for kernel in gpu_code.kernels() if kernel.triples]
+    assert len(rows) == len(set(rows))
 
 
 @pytest.mark.skipif(not gpu_code.can_compile(), reason="needs Triton with NVIDIA's disassembler: Linux")

@@ -2,7 +2,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,6 +15,8 @@ SHAPES = [
     (3, 63, 10),
     (5, 500, 7),
     (33, 257, 65),
+    (130, 70, 600),
+    (200, 513, 33),
     (0, 8, 4),
 ]
 EXPONENTS = [1, 1.5, 2, 3, 8, 37.3, 64, 1000, math.inf]
@@ -130,13 +131,6 @@ def test_a_gradient_that_is_not_needed_is_empty(p: float, need_x: bool, need_w: 
         assert torch.equal(a, b if needed else torch.empty(0))
 
 
-@pytest.fixture
-def restored_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("p", [8, 37.3, math.inf])
 def test_results_do_not_depend_on_the_number_of_threads(p: float, restored_threads: None) -> None:
     x, w, grad = random_case(37, 300, 150)
@@ -180,7 +174,7 @@ def test_distances_whose_inverse_is_no_float_are_the_reference_s(p: float) -> No
     x, w = 1e-40 * x, 1e-40 * w
     x[0] = 1
     y = cpu.lp_dist(x, w, p)
-    torch.testing.assert_close(y, reference.lp_dist(x, w, p))
+    torch.testing.assert_close(y, reference.lp_dist(x, w, p), rtol=1e-5, atol=2**-149)
     got = cpu.lp_dist_backward(grad, x, w, y, EMPTY, p, True, True)
     torch.testing.assert_close(got, reference.lp_dist_backward(grad, x, w, y, EMPTY, p, True, True))
 

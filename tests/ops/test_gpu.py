@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SHAPES = [(1, 1, 1), (3, 63, 10), (5, 50, 7), (17, 33, 19), (0, 8, 4)]
+SHAPES = [(1, 1, 1), (3, 63, 10), (5, 50, 7), (17, 33, 19), (3, 5, 300), (40, 6, 130), (0, 8, 4)]
 FINITE = (1.0, 2.0, 3.0, 8.0, 37.3, 1000.0)
 NO_INDEX = torch.empty(0, dtype=torch.int32)
 
@@ -161,7 +161,7 @@ def test_shapes_of_several_tiles_and_chunks_match_the_reference() -> None:
     assert torch.equal(index, want_index)
 
 
-@pytest.mark.parametrize("p", [1.01, 5.0, 1000.5, 1e6])
+@pytest.mark.parametrize("p", [1.01, 5.0, 1000.5, 2.0**14])
 def test_an_exponent_off_the_beaten_track_matches_the_reference(p: float) -> None:
     x, w = rand(4, 30), rand(5, 30)
     y = gpu.lp_dist(x, w, p)
@@ -176,6 +176,23 @@ def test_tiny_and_huge_magnitudes_neither_underflow_nor_overflow(size: float, p:
     y = gpu.lp_dist(x, w, p)
     torch.testing.assert_close(y.double(), reference.lp_dist(x.double(), w.double(), p), rtol=1e-5, atol=0)
     assert_gradients_match(rand(4, 5), x, w, y, p)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 3.0, 8.0, 37.3])
+def test_distances_whose_inverse_is_no_float_have_their_values_and_gradients(p: float) -> None:
+    x, w, grad = 1e-40 * rand(6, 64), 1e-40 * rand(4, 64), rand(6, 4)
+    x[0], x[1] = 1, x[1].sign() * 2**-149
+    w[1] = 0
+    y = gpu.lp_dist(x, w, p)
+    exact = reference.lp_dist(x.double(), w.double(), p)
+    torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=2**-149)
+    got = gpu.lp_dist_backward(grad, x, w, y, NO_INDEX, p, True, True)
+    # Of the rounded distances, which have but a few bits here.
+    want = reference.lp_dist_backward(grad.double(), x.double(), w.double(), y.double(), NO_INDEX, p, True, True)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=max(p, 4) * 2**-22 * b.abs().max().item())
+    x[5, 0] = math.inf
+    assert torch.equal(gpu.lp_dist(x, w, p)[:5], y[:5])
 
 
 @pytest.mark.parametrize("p", FINITE)
@@ -252,6 +269,12 @@ def test_a_gradient_that_is_not_needed_is_empty(p: float) -> None:
     assert torch.equal(only_w[1], both[1])
 
 
+def test_a_gradient_that_is_not_needed_takes_no_room() -> None:
+    x, w, y = rand(3, 4), rand(20, 4), rand(3, 20)
+    assert [a.numel() for a in gpu._gradients(x, w, y, y, 8.0, False, True)] == [0, w.numel()]
+    assert [a.numel() for a in gpu._gradients(x, w, y, y, 8.0, True, False)] == [x.numel(), 0]
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**31), features=st.integers(1, 12), size=st.floats(0, 2))
 def test_no_executed_distance_leaves_the_executed_bounds(seed: int, features: int, size: float) -> None:
@@ -284,6 +307,25 @@ def test_a_fitted_power_drops_no_sign_and_invents_no_number(p: float) -> None:
     grad_x, grad_w = gpu.lp_dist_backward(grad, x, w, y, NO_INDEX, p, True, True)
     assert y[1, 2] == 0 and y[2].isnan().all() and not y[:2].isnan().any()
     assert grad_x[2, 3].isnan() and grad_w[:, 3].isnan().all() and not grad_x[:2].isnan().any()
+
+
+def test_the_fewer_of_samples_and_outputs_are_taken_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+    found = gpu._gradients
+    monkeypatch.setattr(gpu, "_gradients", lambda x, *others: (turns.append(len(x)), found(x, *others))[1])
+    for B, O in ((40, 3), (3, 40)):
+        x, w = rand(B, 5), rand(O, 5)
+        y = gpu.lp_dist(x, w, 3.0)
+        assert_gradients_match(rand(B, O), x, w, y, 3.0)
+        wanted = gpu.lp_dist_backward(y, x, w, y, NO_INDEX, 3.0, True, True)
+        assert torch.equal(gpu.lp_dist_backward(y, x, w, y, NO_INDEX, 3.0, True, False)[0], wanted[0])
+        assert torch.equal(gpu.lp_dist_backward(y, x, w, y, NO_INDEX, 3.0, False, True)[1], wanted[1])
+    assert set(turns) == {3}
+
+
+@pytest.mark.parametrize(("features", "columns"), [(1, 32), (27, 32), (64, 64), (65, 128), (128, 128), (5120, 128)])
+def test_few_features_are_not_padded_to_many(features: int, columns: int) -> None:
+    assert gpu.columns_of(features) == columns
 
 
 def test_importing_the_module_imports_no_triton() -> None:

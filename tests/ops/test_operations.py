@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lib import ops
 from lib.ops import linf_dist_bounds, lp_dist, reference
 
 PS = (1.0, 2.0, 8.0, 37.3, math.inf)
@@ -49,6 +51,38 @@ def test_float32_runs_the_kernels_and_agrees_with_the_reference(p: float) -> Non
     lp_dist(x64, w64, p).square().sum().backward()
     torch.testing.assert_close(x.grad, x64.grad.float(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(w.grad, w64.grad.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [1e5, 1e9])
+def test_a_large_finite_p_keeps_its_gradients(p: float) -> None:
+    x, w = rand(7, 33, dtype=torch.float32, grad=True), rand(9, 33, dtype=torch.float32, grad=True)
+    got = torch.autograd.grad(lp_dist(x, w, p).sum(), (x, w))
+    x64, w64 = x.detach().double().requires_grad_(), w.detach().double().requires_grad_()
+    for a, b in zip(got, torch.autograd.grad(lp_dist(x64, w64, p).sum(), (x64, w64)), strict=True):
+        assert b.abs().max() >= 1
+        torch.testing.assert_close(a, b.float(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_kernels_run_in_float32_up_to_a_large_p_and_at_infinity(device: str) -> None:
+    with FakeTensorMode():
+        x = torch.empty(2, 3, device=device)
+    kernels = getattr(ops, {"cpu": "cpu", "cuda": "gpu"}[device])
+    for p in (1.0, 2.0**14, math.inf):
+        assert ops._sibling(x, p) is kernels
+        assert ops._sibling(x.double(), p) is reference
+    assert ops._sibling(x, 2.0**14 + 1) is reference
+
+
+def test_forward_mode_is_refused_rather_than_wrong() -> None:
+    x, w = rand(3, 5), rand(4, 5)
+    for differentiated in (lambda: torch.func.jvp(lp_dist, (x, w), (x, w)), lambda: torch.func.jacfwd(lp_dist)(x, w)):
+        with pytest.raises(NotImplementedError, match="x has a tangent of forward-mode differentiation, expected none"):
+            differentiated()
+    with pytest.raises(NotImplementedError, match="w has a tangent"):
+        torch.func.jvp(lambda w: lp_dist(x, w), (w,), (w,))
+    one, y = torch.tensor(1.0), lp_dist(x, w)
+    assert torch.equal(torch.func.jvp(lambda a: a * lp_dist(x, w), (one,), (one,))[1], y)
 
 
 @pytest.mark.parametrize("p", [8.0, math.inf])

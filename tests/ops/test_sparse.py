@@ -1,5 +1,4 @@
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -103,13 +102,6 @@ def test_long_lists_of_equal_terms_are_exact() -> None:
     lists = sparse.shortlists(w, side - w, w + side, torch.zeros(5))
     none = torch.zeros(5)
     assert torch.equal(sparse.linf_dist(x, lists, none, none), reference.lp_dist(x, w, math.inf))
-
-
-@pytest.fixture
-def restored_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_results_do_not_depend_on_the_number_of_threads(restored_threads: None) -> None:
