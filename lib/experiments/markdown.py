@@ -86,6 +86,19 @@ def claims_page(frame: pd.DataFrame) -> str:
     return _render(cells, [f"{_PERCENT} {_PAPER}", *_how(frame, _ACCURACIES)], frame)
 
 
+def overview_page(frame: pd.DataFrame) -> str:
+    """One row per recipe, at its largest budget: the paper's certified accuracy, and ours; Tables 3 and 7 left out."""
+    largest = frame[~frame["recipe"].str.contains("/(?:ablation|depth)-")].groupby("recipe", sort=False).tail(1)
+    shown = ("Budget", "Ours: clean", "Ours: certified", "Ours - paper: certified", "Test images")
+    cells = []
+    for index, row in largest.iterrows():
+        ours = _ours(index, row, _ACCURACIES, {})
+        known = {"Recipe": f"`{row['recipe']}`", "eps": shown_eps(row["eps"])}
+        known["Paper: certified"] = rounded_down(row["paper_certified"])
+        cells.append(known | {name: ours[name] for name in shown if name in ours})
+    return _render(cells, [f"{_PERCENT} {_PAPER}"], largest)
+
+
 def best(frame: pd.DataFrame, column: str) -> set[Any]:
     """The rows of `frame` with the best value of a column among those of the same data and radius.
 

@@ -1,15 +1,14 @@
 """The paper's tables beside ours, computed from the ledger; rounding happens here, downwards for anything certified."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from lib.experiments.figures import plot_confusion, plot_history, plot_radii, plot_runs
-from lib.experiments.markdown import claims_page, table_page
+from lib.experiments.markdown import claims_page, overview_page, table_page
 from lib.experiments.published import PRINTED, page_name, published, published_row, tables
-from lib.experiments.record import Record, Table
+from lib.experiments.record import Record
 from lib.experiments.summary import MEASURES, difference, groups, rounded, rounded_down, shown_eps, summary, unchanged
 from lib.recipes import load, names
 
@@ -18,7 +17,6 @@ _GENERATED = "<!-- Generated from results/ by `make tables`. -->\n\n"
 __all__ = [
     "MEASURES",
     "claims",
-    "confusions",
     "plot_confusion",
     "plot_history",
     "plot_radii",
@@ -95,20 +93,9 @@ def standing(record: Record) -> pd.DataFrame:
     return pd.DataFrame({"images": counts, "of": record.n})
 
 
-def confusions(table: Table, names: Sequence[str], count: int = 10) -> pd.DataFrame:
-    """The `count` commonest mistakes of one run: label, prediction, how many of how many images of that label."""
-    frame = pd.DataFrame({"label": table.label, "prediction": table.prediction})
-    frame["of"] = frame.groupby("label")["label"].transform("size")
-    wrong = frame[frame["label"] != frame["prediction"]]
-    pairs = wrong.groupby(["label", "prediction", "of"]).size().rename("images").reset_index()
-    pairs = pairs.sort_values(["images", "label", "prediction"], ascending=[False, True, True]).head(count)
-    for column in ("label", "prediction"):
-        pairs[column] = pairs[column].map(lambda label: names[label])
-    return pairs[["label", "prediction", "images", "of"]].reset_index(drop=True)
-
-
 def write_tables(results: str | Path, folder: str | Path) -> list[Path]:
-    """Writes into `folder` tableN.md for every table kept, table1-DATASET.md for its parts, followups.md and claims.md.
+    """Writes into `folder` tableN.md for every table kept, table1-DATASET.md for its parts, followups.md, claims.md and
+    overview.md.
 
     The same ledger gives the same bytes, and a number is in no page unless its record is in the ledger.
     """
@@ -117,7 +104,8 @@ def write_tables(results: str | Path, folder: str | Path) -> list[Path]:
     frames = {page_name(number): table(number, results) for number in tables()}
     frames |= {f"table1-{name.lower()}": part for name, part in frames["table1"].groupby("dataset", sort=False)}
     pages = {f"{name}.md": table_page(frame) for name, frame in frames.items()}
-    pages["claims.md"] = claims_page(claims(results))
+    ours = claims(results)
+    pages |= {"claims.md": claims_page(ours), "overview.md": overview_page(ours)}
     for name, text in pages.items():
         (folder / name).write_text(_GENERATED + text, encoding="utf-8")
     return [folder / name for name in pages]

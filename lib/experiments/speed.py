@@ -107,15 +107,20 @@ def read(path: str | Path) -> Speed:
     """The measurements of a JSON file.
 
     Raises:
+        FileNotFoundError: no such file; says which there are.
         ValueError: another schema, or a field that is missing, unknown or out of range.
     """
-    raw = json.loads(Path(path).read_text(encoding="utf-8"))
+    path = Path(path)
+    if not path.is_file():
+        there = ", ".join(sorted(other.stem for other in path.parent.glob("*.json")))
+        raise FileNotFoundError(f"measurements {path.stem} do not exist, expected one of {there or 'no file yet'}")
+    raw = json.loads(path.read_text(encoding="utf-8"))
     if raw.pop("schema", None) != SCHEMA:
-        raise ValueError(f"{Path(path).name} has another schema, expected {SCHEMA}")
+        raise ValueError(f"{path.name} has another schema, expected {SCHEMA}")
     try:
         return Speed(**raw | {"sections": {name: _section(name, body) for name, body in raw["sections"].items()}})
     except (TypeError, KeyError) as error:
-        raise ValueError(f"{Path(path).name} is no file of measurements: {error}") from error
+        raise ValueError(f"{path.name} is no file of measurements: {error}") from error
 
 
 def write(speed: Speed, path: str | Path) -> None:

@@ -216,14 +216,6 @@ class TestStanding:
         assert frame.loc["proved by margin", "images"] == record.certified["margin"]
         assert set(frame["of"]) == {record.n}
 
-    def test_the_commonest_mistakes_come_first_with_the_images_of_their_label(self, make_run: Run) -> None:
-        table = dataclasses.replace(
-            make_run(n=6)[1], label=np.array([0, 0, 0, 1, 1, 2]), prediction=np.array([1, 1, 0, 2, 1, 2])
-        )
-        frame = report.confusions(table, ["ant", "bee", "cat"])
-        assert frame.to_numpy().tolist() == [["ant", "bee", 2, 3], ["bee", "cat", 1, 2]]
-        assert len(report.confusions(table, ["ant", "bee", "cat"], count=1)) == 1
-
 
 class TestWriteTables:
     def test_writes_the_same_bytes_twice(self, tmp_path: Path, make_run: Run) -> None:
@@ -246,6 +238,17 @@ class TestWriteTables:
         assert all(f"| `{name}` |" in text for name in names())
         assert "| `digits/linf-dist-net` | 0.1 | - | laptop | 1 (0) |" in text
         assert "| `mnist/linf-dist-net` | 0.3 | 92.64 | no run yet |" in text
+
+    def test_the_overview_shows_each_recipe_at_its_largest_budget(self, tmp_path: Path, make_run: Run) -> None:
+        for budget, count in (("quick", 30), ("laptop", 40)):
+            run = certified(count, 60, make_run("mnist/linf-dist-net", budget, n=60))
+            ledger.write(*run, tmp_path / "results")
+        report.write_tables(tmp_path / "results", tmp_path)
+        text = (tmp_path / "overview.md").read_text()
+        assert "| `mnist/linf-dist-net` | 0.3 | 92.64 | laptop | 66.67 | 66.66 | -25.98 | 60 |" in text
+        assert "quick" not in text
+        assert "| `cifar10/linf-dist-net` | 8/255 | 33.30 | no run yet |" in text
+        assert "ablation" not in text and "depth" not in text
 
     def test_a_deleted_record_leaves_no_number_anywhere(self, tmp_path: Path, make_run: Run) -> None:
         for name in ("cifar10/linf-dist-net", "cifar10/depth-6-gauss", "cifar10/conv-linf-dist-net-mlp"):
