@@ -4,10 +4,10 @@
 
 float32 on the CPU runs Numba kernels, anything else plain PyTorch, a few samples at a time. The terms are added in the
 order of k, each product and each sum rounded, so that the executed y is increasing in every distance and the executed
-bounds hold for it.
+bounds hold for it. The gradient needs the places of the largest distances and nothing else.
 """
 
-from types import ModuleType
+import math
 from typing import cast
 
 import torch
@@ -17,7 +17,8 @@ from torch.autograd.function import FunctionCtx
 
 from lib.ops.compiled import ready
 
-_TILE_ELEMENTS = 1 << 24
+# Distances made at a time, three copies of them at most: a GPU has memory for more of them than a CPU can sort at once.
+_CPU_TILE, _GPU_TILE = 1 << 24, 1 << 28
 
 
 def sort_dist(x: Tensor, w: Tensor, c: Tensor) -> Tensor:
@@ -33,11 +34,11 @@ def sort_dist(x: Tensor, w: Tensor, c: Tensor) -> Tensor:
         where the distance is 0.
 
     Raises:
-        ValueError: shapes that do not match, or K outside 1..I.
+        ValueError: shapes that do not match, K outside 1..I, or c negative, not finite, or requiring a gradient.
         TypeError: inputs that are not floating point, or differ in dtype or device.
     """
     _check("x", x, w, c)
-    y, _ = _sort_dist(x, w, c)
+    y, _ = _sort_dist(x, w, c, torch.is_grad_enabled() and (x.requires_grad or w.requires_grad))
     return cast(Tensor, y)
 
 
@@ -61,6 +62,7 @@ def sort_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor, c: Tensor) -> tupl
     _check("upper", upper, w, c)
     if lower.shape != upper.shape:
         raise ValueError(f"lower and upper must agree in shape, got {list(lower.shape)} and {list(upper.shape)}")
+    _check_coefficients(c)
     lower, upper, w = lower.detach(), upper.detach(), w.detach()
     least, greatest = (_largest(lower, upper, w, len(c), least=least) for least in (True, False))
     return _weighted(least, c), _weighted(greatest, c)
@@ -77,6 +79,14 @@ def _check(name: str, x: Tensor, w: Tensor, c: Tensor) -> None:
     kinds = {(t.dtype, t.device) for t in (x, w, c)}
     if len(kinds) > 1 or not x.dtype.is_floating_point:
         raise TypeError(f"{name}, w and c must share one floating dtype and one device, got {sorted(map(str, kinds))}")
+    if c.requires_grad:
+        raise ValueError("c must be a constant, for sort_dist has no gradient in it, got c with requires_grad=True")
+
+
+def _check_coefficients(c: Tensor) -> None:
+    wrong = [value for value in c.tolist() if not 0 <= value < math.inf]
+    if wrong:
+        raise ValueError(f"c must hold finite coefficients of at least 0, got {wrong[0]}")
 
 
 def _weighted(values: Tensor, c: Tensor) -> Tensor:
@@ -89,106 +99,110 @@ def _weighted(values: Tensor, c: Tensor) -> Tensor:
 
 def _largest(lower: Tensor, upper: Tensor, w: Tensor, count: int, *, least: bool) -> Tensor:
     """The `count` largest distances [K, B, O], in falling order, each at its least or its greatest over the box."""
-    if not _has_kernel(lower, upper, w) or count > _kernels().MOST:
-        tiles = [_largest_of_tile(*box, w, count, least) for box in _tiles(lower, upper, w)]
-        return torch.cat(tiles, 1) if tiles else lower.new_empty(count, 0, len(w))
-    lanes = _lanes(w)
-    values = lower.new_empty(count, len(lower), lanes.shape[0] * _kernels().LANES)
-    _kernels().largest(_padded(lower), _padded(upper), lanes.numpy(), least, values.numpy())
+    if _has_kernel(lower, upper, w, count):
+        return _largest_by_kernel(lower, upper, w, count, least)
+    return _largest_by_topk(lower, upper, w, count, least)[0]
+
+
+def _has_kernel(lower: Tensor, upper: Tensor, w: Tensor, count: int) -> bool:
+    inputs = (lower, upper, w)
+    if not all(t.device.type == "cpu" and t.dtype is torch.float32 and t.numel() for t in inputs):
+        return False
+    # maxima in the kernels would lose a NaN
+    return count <= ready("order_kernels").MOST and all(bool(torch.isfinite(t).all()) for t in inputs)
+
+
+def _largest_by_kernel(lower: Tensor, upper: Tensor, w: Tensor, count: int, least: bool) -> Tensor:
+    kernels = ready("order_kernels")
+    more = -w.shape[1] % kernels.STEP
+    low, high = F.pad(lower, (0, more)), F.pad(upper, (0, more))
+    panels = F.pad(w, (0, more, 0, -len(w) % kernels.LANES)).unflatten(0, (-1, kernels.LANES))
+    lanes = panels.transpose(1, 2).flatten(1)
+    values = lower.new_empty(count, len(lower), len(lanes) * kernels.LANES)
+    kernels.largest(*(t.contiguous().numpy() for t in (low, high, lanes)), least, values.numpy())
     return values[:, :, : len(w)]
 
 
-def _largest_of_tile(lower: Tensor, upper: Tensor, w: Tensor, count: int, least: bool) -> Tensor:
-    from_low, from_high = lower[:, None] - w, upper[:, None] - w
-    ends = (from_low, -from_high) if least else (from_low.abs(), from_high.abs())
-    return torch.maximum(*ends).clamp_(min=0).topk(count, -1).values.movedim(-1, 0)
+def _places_by_kernel(x: Tensor, w: Tensor, values: Tensor) -> Tensor:
+    places = torch.empty(len(x), len(w), len(values), dtype=torch.int32)
+    ready("order_kernels").find(*(t.contiguous().numpy() for t in (x, w, values)), places.numpy())
+    return places
 
 
-def _pull(grad: Tensor, x: Tensor, w: Tensor, values: Tensor, c: Tensor) -> Tensor:
-    """The gradient of sum_bo grad_bo y_bo in x, [B, I]; with grad, x, w and values turned over, that in w."""
-    out = torch.zeros_like(x)
-    if _has_kernel(x, w, grad):
-        arrays = (t.contiguous().numpy() for t in (grad, x, w, values, c))
-        _kernels().pull(*arrays, out.numpy())
-        return out
-    done = 0
-    for part, g in zip(_tiles(x, x, w), grad.split(_rows(w)), strict=True):
-        t = part[0][:, None] - w
-        at = t.abs().topk(len(c), -1).indices
-        share = g[..., None] * c * t.gather(-1, at).sign()
-        out[done : done + len(g)].scatter_add_(1, at.flatten(1), share.flatten(1))
-        done += len(g)
-    return out
+def _largest_by_topk(lower: Tensor, upper: Tensor, w: Tensor, count: int, least: bool) -> tuple[Tensor, Tensor]:
+    """The largest distances [K, B, O] and their places [B, O, K], int32; lower is upper where the box is a point."""
+    rows = max(1, (_GPU_TILE if w.is_cuda else _CPU_TILE) // max(1, w.numel()))
+    lows = lower.split(rows)
+    highs = lows if lower is upper else upper.split(rows)
+    tiles = [_distances(low, high, w, least).topk(count, -1) for low, high in zip(lows, highs, strict=True)]
+    return torch.cat([t.values for t in tiles]).movedim(-1, 0), torch.cat([t.indices.int() for t in tiles])
 
 
-def _rows(w: Tensor) -> int:
-    return max(1, _TILE_ELEMENTS // max(1, w.numel()))
-
-
-def _tiles(lower: Tensor, upper: Tensor, w: Tensor) -> list[tuple[Tensor, Tensor]]:
-    rows = _rows(w)
-    return list(zip(lower.split(rows), upper.split(rows), strict=True)) if len(lower) else []
-
-
-def _has_kernel(*inputs: Tensor) -> bool:
-    # maxima in the kernels would lose a NaN; empty inputs have nothing to gain
-    return all(t.device.type == "cpu" and t.dtype is torch.float32 for t in inputs) and all(
-        t.numel() and bool(torch.isfinite(t).all()) for t in inputs
-    )
-
-
-def _lanes(w: Tensor) -> Tensor:
-    """[O, I] -> [P, I * LANES], padded with zeros."""
-    k = _kernels()
-    padded = F.pad(w, (0, -w.shape[1] % k.STEP, 0, -len(w) % k.LANES))
-    return padded.view(-1, k.LANES, padded.shape[1]).transpose(1, 2).flatten(1).contiguous()
-
-
-def _padded(x: Tensor) -> object:
-    return F.pad(x, (0, -x.shape[1] % _kernels().STEP)).contiguous().numpy()
-
-
-def _kernels() -> ModuleType:
-    return ready("order_kernels")
+def _distances(low: Tensor, high: Tensor, w: Tensor, least: bool) -> Tensor:
+    from_low = low[:, None] - w
+    if low is high:
+        return from_low.abs_()
+    from_high = high[:, None] - w
+    if least:
+        return torch.maximum(from_low, from_high.neg_()).clamp_(min=0)
+    return torch.maximum(from_low.abs_(), from_high.abs_())
 
 
 @torch.library.custom_op("linf_dist_book::sort_dist", mutates_args=())
-def _sort_dist(x: Tensor, w: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    values = _largest(x, x, w, len(c), least=False)
-    return _weighted(values, c), values.contiguous()
+def _sort_dist(x: Tensor, w: Tensor, c: Tensor, with_places: bool) -> tuple[Tensor, Tensor]:
+    _check_coefficients(c)  # here, where a compiled graph has values too
+    none = x.new_empty(0, dtype=torch.int32)
+    if _has_kernel(x, x, w, len(c)):
+        values = _largest_by_kernel(x, x, w, len(c), least=True)  # over a point: the end of fewer operations
+        places = _places_by_kernel(x, w, values) if with_places else none
+    else:
+        values, places = _largest_by_topk(x, x, w, len(c), least=True)
+    return _weighted(values, c), places if with_places else none
 
 
 @_sort_dist.register_fake
-def _(x: Tensor, w: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(len(x), len(w)), x.new_empty(len(c), len(x), len(w))
+def _(x: Tensor, w: Tensor, c: Tensor, with_places: bool) -> tuple[Tensor, Tensor]:
+    shape = (len(x), len(w))
+    return x.new_empty(shape), x.new_empty((*shape, len(c)) if with_places else (0,), dtype=torch.int32)
 
 
 @torch.library.custom_op("linf_dist_book::sort_dist_backward", mutates_args=())
 def _sort_dist_backward(
-    grad: Tensor, x: Tensor, w: Tensor, values: Tensor, c: Tensor, need_x: bool, need_w: bool
+    grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
+    at = places.long()
+    t = x[:, None].take_along_dim(at, 2) - w[None].take_along_dim(at, 2)
+    share = grad[..., None] * c * t.sign_()
     return (
-        _pull(grad, x, w, values, c) if need_x else x.new_empty(0),
-        _pull(grad.T, w, x, values.transpose(1, 2), c) if need_w else w.new_empty(0),
+        _gathered(share, at, x) if need_x else x.new_empty(0),
+        _gathered(-share.transpose(0, 1), at.transpose(0, 1), w) if need_w else w.new_empty(0),
     )
+
+
+def _gathered(share: Tensor, at: Tensor, like: Tensor) -> Tensor:
+    """[B, O, K] -> [B, I], each share added up at its place."""
+    return like.new_zeros(like.shape).scatter_add_(1, at.flatten(1), share.flatten(1))
 
 
 @_sort_dist_backward.register_fake
 def _(
-    grad: Tensor, x: Tensor, w: Tensor, values: Tensor, c: Tensor, need_x: bool, need_w: bool
+    grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape if need_x else (0,)), w.new_empty(w.shape if need_w else (0,))
 
 
-def _save_for_backward(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs, output[1])
+def _save_for_backward(
+    ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor, bool], output: tuple[Tensor, ...]
+) -> None:
+    x, w, c, _ = inputs
+    ctx.save_for_backward(x, w, c, output[1])
 
 
-def _backward(ctx: FunctionCtx, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
-    x, w, c, values = ctx.saved_tensors  # type: ignore[attr-defined]
-    need_x, need_w, _need_c = ctx.needs_input_grad  # type: ignore[attr-defined]
-    gx, gw = _sort_dist_backward(grad, x, w, values, c, need_x, need_w)
-    return gx if need_x else None, gw if need_w else None, None
+def _backward(ctx: FunctionCtx, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
+    x, w, c, places = ctx.saved_tensors  # type: ignore[attr-defined]
+    need_x, need_w, *_rest = ctx.needs_input_grad  # type: ignore[attr-defined]
+    gx, gw = _sort_dist_backward(grad, x, w, c, places, need_x, need_w)
+    return gx if need_x else None, gw if need_w else None, None, None
 
 
 _sort_dist.register_autograd(_backward, setup_context=_save_for_backward)

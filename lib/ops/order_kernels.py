@@ -25,38 +25,22 @@ def kernel(**options: Any) -> Any:
 
 
 @kernel()
-def sift_greatest(low: Array, high: Array, w: Array, i: int, best: Array) -> None:
-    """best[k, :] <- the k-th largest among best and max(|low_i - w_i|, |high_i - w_i|) for the next STEP inputs."""
-    l0, l1, l2, l3 = low[i], low[i + 1], low[i + 2], low[i + 3]
-    h0, h1, h2, h3 = high[i], high[i + 1], high[i + 2], high[i + 3]
-    row = i * LANES
-    for j in range(LANES):
-        w0, w1, w2, w3 = w[row + j], w[row + LANES + j], w[row + 2 * LANES + j], w[row + 3 * LANES + j]
-        t0 = max(abs(l0 - w0), abs(h0 - w0))
-        t1 = max(abs(l1 - w1), abs(h1 - w1))
-        t2 = max(abs(l2 - w2), abs(h2 - w2))
-        t3 = max(abs(l3 - w3), abs(h3 - w3))
-        for k in range(MOST):
-            a = best[k * LANES + j]
-            b, t0 = max(a, t0), min(a, t0)
-            a, t1 = max(b, t1), min(b, t1)
-            b, t2 = max(a, t2), min(a, t2)
-            a, t3 = max(b, t3), min(b, t3)
-            best[k * LANES + j] = a
+def distance(low: float, high: float, w: float, least: bool) -> float:
+    """The least (where it is below 0, the distance is 0) or the greatest |v - w| over low <= v <= high."""
+    return max(low - w, w - high) if least else max(abs(low - w), abs(high - w))
 
 
 @kernel()
-def sift_least(low: Array, high: Array, w: Array, i: int, best: Array) -> None:
-    """As `sift_greatest` with max(low_i - w_i, w_i - high_i), which counts only where it is above 0."""
+def sift(low: Array, high: Array, w: Array, i: int, least: bool, best: Array) -> None:
+    """best[k, :] <- the k-th largest among best and the distances of the next STEP inputs."""
     l0, l1, l2, l3 = low[i], low[i + 1], low[i + 2], low[i + 3]
     h0, h1, h2, h3 = high[i], high[i + 1], high[i + 2], high[i + 3]
     row = i * LANES
     for j in range(LANES):
-        w0, w1, w2, w3 = w[row + j], w[row + LANES + j], w[row + 2 * LANES + j], w[row + 3 * LANES + j]
-        t0 = max(l0 - w0, w0 - h0)
-        t1 = max(l1 - w1, w1 - h1)
-        t2 = max(l2 - w2, w2 - h2)
-        t3 = max(l3 - w3, w3 - h3)
+        t0 = distance(l0, h0, w[row + j], least)
+        t1 = distance(l1, h1, w[row + LANES + j], least)
+        t2 = distance(l2, h2, w[row + 2 * LANES + j], least)
+        t3 = distance(l3, h3, w[row + 3 * LANES + j], least)
         for k in range(MOST):
             a = best[k * LANES + j]
             b, t0 = max(a, t0), min(a, t0)
@@ -74,32 +58,27 @@ def largest(low: Array, high: Array, lanes: Array, least: bool, out: Array) -> N
         for panel in range(lanes.shape[0]):
             best[:] = _ZERO
             for i in range(0, low.shape[1], STEP):
-                if least:
-                    sift_least(low[b], high[b], lanes[panel], i, best)
-                else:
-                    sift_greatest(low[b], high[b], lanes[panel], i, best)
+                sift(low[b], high[b], lanes[panel], i, least, best)
             for k in range(out.shape[0]):
                 for j in range(LANES):
                     out[k, b, panel * LANES + j] = best[k * LANES + j]
 
 
 @kernel(parallel=True)
-def pull(g: Array, x: Array, w: Array, values: Array, c: Array, grad: Array) -> None:
-    """grad[b, i] += sum_o g[b, o] c_k sign(x_bi - w_oi), k the place of |x_bi - w_oi| among values[:, b, o].
-
-    Equal distances take the places that they share in the order of i.
-    """
+def find(x: Array, w: Array, values: Array, places: NDArray[np.int32]) -> None:
+    """places[b, o, k]: the input i whose distance |x_bi - w_oi| is values[k, b, o]; equal ones in the order of i."""
     count = values.shape[0]
     for b in prange(x.shape[0]):
-        taken = np.empty(count, np.bool_)
+        large = np.empty(x.shape[1], np.int32)
         for o in range(w.shape[0]):
-            taken[:] = False
-            smallest = values[count - 1, b, o]
+            smallest, found = values[count - 1, b, o], 0
             for i in range(x.shape[1]):
-                t = x[b, i] - w[o, i]
-                if abs(t) >= smallest:
-                    for k in range(count):
-                        if not taken[k] and values[k, b, o] == abs(t):
-                            taken[k] = True
-                            grad[b, i] += g[b, o] * c[k] * np.float32(np.sign(t))
-                            break
+                large[found] = i  # overwritten unless it counts: a branch would be guessed wrong
+                found += abs(x[b, i] - w[o, i]) >= smallest
+            places[b, o, :] = -1
+            for i in large[:found]:
+                t = abs(x[b, i] - w[o, i])
+                for k in range(count):
+                    if places[b, o, k] < 0 and values[k, b, o] == t:
+                        places[b, o, k] = i
+                        break

@@ -1,11 +1,14 @@
 """Weighted order statistics: kernels against PyTorch, gradients, bounds, contracts, and what they refuse."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lib.ops import order
 from lib.ops.order import sort_dist, sort_dist_bounds
 
 SHAPES = [(1, 1, 1), (7, 33, 9), (63, 12, 17), (3, 500, 10), (0, 5, 4), (4, 5, 0)]
@@ -28,6 +31,13 @@ def sorted_by_hand(t: Tensor, c: Tensor) -> Tensor:
     return y
 
 
+def value_and_gradients(x: Tensor, w: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """y, and the gradients of the sum of y^2 in x and w."""
+    x, w = x.clone().requires_grad_(), w.clone().requires_grad_()
+    y = sort_dist(x, w, c)
+    return y.detach(), *torch.autograd.grad(y.square().sum(), (x, w))
+
+
 class TestValues:
     def test_a_neuron_by_hand(self) -> None:
         x, w = torch.tensor([[1.0, -2.0, 0.5]]), torch.tensor([[0.0, 1.0, 0.0]])  # distances 1, 3, 0.5
@@ -43,6 +53,13 @@ class TestValues:
     def test_more_terms_than_the_kernels_keep_are_sorted_by_pytorch(self) -> None:
         x, w, c = draw(5, 40, 6, count=25)
         assert torch.equal(sort_dist(x, w, c), sorted_by_hand((x[:, None] - w).abs(), c))
+
+    def test_they_do_not_depend_on_the_size_of_a_tile(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        x, w, c = (t.double() for t in draw(7, 33, 9))
+        whole = *value_and_gradients(x, w, c), *sort_dist_bounds(x - 0.3, x + 0.2, w, c)
+        monkeypatch.setattr(order, "_CPU_TILE", 2 * w.numel())
+        tiled = *value_and_gradients(x, w, c), *sort_dist_bounds(x - 0.3, x + 0.2, w, c)
+        assert all(torch.equal(a, b) for a, b in zip(whole, tiled, strict=True))
 
     def test_ties_count_as_often_as_they_occur(self) -> None:
         x, w = torch.tensor([[2.0, -2.0, 2.0, 1.0]]), torch.zeros(1, 4)
@@ -74,14 +91,19 @@ class TestGradients:
 
     @pytest.mark.parametrize("shape", [(7, 33, 9), (63, 12, 17), (3, 500, 10)])
     def test_the_kernels_agree_with_pytorch(self, shape: tuple[int, int, int]) -> None:
-        x, w, c = draw(*shape)
-        grads = []
-        for dtype in (torch.float32, torch.float64):
-            a, b = x.detach().to(dtype).requires_grad_(), w.detach().to(dtype).requires_grad_()
-            sort_dist(a, b, c.to(dtype)).square().sum().backward()
-            grads.append((a.grad, b.grad))
-        for kernel, exact in zip(*grads, strict=True):
-            torch.testing.assert_close(kernel.double(), exact, rtol=1e-5, atol=1e-5)
+        inputs = draw(*shape)
+        kernels, exact = value_and_gradients(*inputs), value_and_gradients(*(t.double() for t in inputs))
+        for ours, theirs in zip(kernels, exact, strict=True):
+            torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("shape", [(7, 33, 9), (63, 12, 17), (3, 500, 10)])
+    def test_the_kernels_agree_with_pytorch_in_float32_bit_for_bit(
+        self, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        inputs = draw(*shape)
+        kernels = value_and_gradients(*inputs)
+        monkeypatch.setattr(order, "_has_kernel", lambda *_: False)
+        assert all(torch.equal(a, b) for a, b in zip(kernels, value_and_gradients(*inputs), strict=True))
 
     def test_tied_distances_share_their_places_among_them(self) -> None:
         x = torch.tensor([[2.0, -2.0, 2.0, 1.0]], requires_grad=True)
@@ -126,20 +148,33 @@ class TestContracts:
     def test_opcheck_passes_forward_and_backward(self, dtype: torch.dtype) -> None:
         x, w, c = (t.to(dtype) for t in draw(3, 5, 4, count=3))
         arguments = (x.clone().requires_grad_(), w.clone().requires_grad_(), c)
-        torch.library.opcheck(torch.ops.linf_dist_book.sort_dist.default, arguments)
-        y, values = torch.ops.linf_dist_book.sort_dist(x, w, c)
+        torch.library.opcheck(torch.ops.linf_dist_book.sort_dist.default, (*arguments, True))
+        torch.library.opcheck(torch.ops.linf_dist_book.sort_dist.default, (x, w, c, False))
+        y, places = torch.ops.linf_dist_book.sort_dist(x, w, c, True)
         backward = torch.ops.linf_dist_book.sort_dist_backward.default
-        torch.library.opcheck(backward, (torch.ones_like(y), x, w, values, c, True, False))
+        torch.library.opcheck(backward, (torch.ones_like(y), x, w, c, places, True, False))
 
-    def test_results_do_not_depend_on_the_number_of_threads(self) -> None:
+    def test_compiled_and_eager_agree_bit_for_bit(self) -> None:
+        x, w, c = draw(5, 16, 6)
+        x, w = x.requires_grad_(), w.requires_grad_()
+
+        def loss(x: Tensor, w: Tensor, c: Tensor) -> Tensor:
+            return sort_dist(x, w, c).square().sum()
+
+        compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+        eager = torch.autograd.grad(loss(x, w, c), (x, w))
+        assert all(map(torch.equal, torch.autograd.grad(compiled(x, w, c), (x, w)), eager))
+        with pytest.raises(ValueError, match="c must hold finite coefficients"):
+            compiled(x, w, -c)
+
+    def test_results_do_not_depend_on_the_number_of_threads(self, restored_threads: None) -> None:
         x, w, c = draw(63, 100, 33)
-        threads = torch.get_num_threads()
-        try:
-            torch.set_num_threads(1)
-            one = sort_dist(x, w, c)
-        finally:
+        results = []
+        for threads in (1, 2):
             torch.set_num_threads(threads)
-        assert torch.equal(sort_dist(x, w, c), one)
+            results.append(sort_dist(x, w, c))
+            assert torch.get_num_threads() == threads
+        assert torch.equal(*results)
 
     @pytest.mark.parametrize(
         ("x", "w", "c", "sentence"),
@@ -155,6 +190,25 @@ class TestContracts:
     ) -> None:
         with pytest.raises(ValueError, match=sentence):
             sort_dist(torch.zeros(x), torch.zeros(w), torch.zeros(c))
+
+    @settings(max_examples=30, deadline=None)
+    @given(
+        place=st.integers(0, 2),
+        wrong=st.floats(max_value=0, exclude_max=True, width=32) | st.sampled_from([float("inf"), float("nan")]),
+    )
+    def test_coefficients_for_which_no_bound_holds_are_refused(self, place: int, wrong: float) -> None:
+        x, w, c = draw(2, 3, 4)
+        c[place] = wrong
+        for call in (lambda: sort_dist(x, w, c), lambda: sort_dist_bounds(x, x, w, c)):
+            with pytest.raises(ValueError, match=re.escape(f"finite coefficients of at least 0, got {wrong}")):
+                call()
+
+    def test_coefficients_that_require_a_gradient_are_refused(self) -> None:
+        x, w, c = draw(2, 3, 4)
+        c.requires_grad_()
+        for call in (lambda: sort_dist(x, w, c), lambda: sort_dist_bounds(x, x, w, c)):
+            with pytest.raises(ValueError, match="c must be a constant, for sort_dist has no gradient in it"):
+                call()
 
     def test_mixed_dtypes_and_boxes_of_two_shapes_are_refused(self) -> None:
         x, w, c = draw(2, 3, 4)
