@@ -8,9 +8,9 @@ from torch import Tensor
 from lib.experiments.record import Table
 from lib.nets.models import Net
 from lib.recipes import Recipe
-from lib.robustness.attacks import robust_correct
+from lib.robustness.attacks import Attack, adversarial_images
 from lib.robustness.certify import Method, certify
-from lib.robustness.inputs import evaluation_mode
+from lib.robustness.inputs import executed_logits
 from lib.training.data import Images, batch
 
 ATTACKS = {
@@ -24,7 +24,6 @@ CERTIFICATES = {
     "interval": "intervals through all layers from the box clipped to valid pixels",
 }
 CURVE = (0.25, 0.5, 1.0, 1.5, 2.0)  # radii of the attack curve, as multiples of eps_test where those stay below 1
-CHUNK = 1000  # images at a time
 
 
 def evaluate(net: Net, recipe: Recipe, images: Images, *, seed: int) -> Table:
@@ -35,13 +34,20 @@ def evaluate(net: Net, recipe: Recipe, images: Images, *, seed: int) -> Table:
     """
     x, y = batch(images, torch.arange(len(images), device=images.labels.device)), images.labels
     certificates = {method: certify(net, x, y, recipe.eps_test, method) for method in get_args(Method)}
+    prediction = executed_logits(net, x).argmax(1)
+
+    def withstands(eps: float, attack: Attack) -> Tensor:
+        """As `lib.robust_correct`, the clean predictions made once for all attacks."""
+        images = adversarial_images(net, x, y, eps, recipe.pgd_steps, attack, seed)
+        return (prediction == y) & (executed_logits(net, images).argmax(1) == y)
+
     radii = curve_radii(recipe.eps_test)
-    survived = {r: robust_correct(net, x, y, r, recipe.pgd_steps, "pgd", seed) for r in radii}
+    survived = {radius: withstands(radius, "pgd") for radius in radii}
     robust = survived[recipe.eps_test]
-    strong = robust & robust_correct(net, x, y, recipe.eps_test, recipe.pgd_steps, "smooth", seed)
+    strong = robust & withstands(recipe.eps_test, "smooth")
     return Table(
         label=y.cpu().numpy(),
-        prediction=_predict(net, x).cpu().numpy(),
+        prediction=prediction.cpu().numpy(),
         radius=certificates["margin"].radius.cpu().numpy(),
         certified={method: result.certified.cpu().numpy() for method, result in certificates.items()},
         robust=robust.cpu().numpy(),
@@ -55,8 +61,3 @@ def curve_radii(eps: float) -> list[float]:
     """Five different radii in (0, 1), increasing, eps itself in the middle: `CURVE` times eps while 2 eps < 1."""
     beyond = min(eps, 0.99 * (1 - eps))
     return [factor * eps if factor <= 1 else eps + (factor - 1) * beyond for factor in CURVE]
-
-
-def _predict(net: Net, x: Tensor) -> Tensor:
-    with torch.no_grad(), evaluation_mode(net):
-        return torch.cat([net(part).argmax(1) for part in x.split(CHUNK)])

@@ -12,7 +12,7 @@ from lib.experiments.published import METHOD
 from lib.experiments.record import Record, Table
 from lib.nets.models import Net
 from lib.robustness.attacks import adversarial_images
-from lib.robustness.inputs import evaluation_mode
+from lib.robustness.inputs import executed_logits
 from lib.training.data import Images, batch
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def _attacked(net: Net, images: Images, record: Record, rows: npt.NDArray[np.int
     indices = torch.from_numpy(rows)
     x, y = batch(images, indices), images.labels[indices]
     attacked = adversarial_images(net, x, y, record.eps, record.recipe.pgd_steps, "smooth", record.seed)
-    with torch.no_grad(), evaluation_mode(net):
-        predictions = net(attacked).argmax(1)
+    predictions = executed_logits(net, attacked).argmax(1)
     return [_Example(x[k], attacked[k], int(y[k]), int(predictions[k])) for k in range(len(rows))]
 
 

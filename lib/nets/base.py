@@ -8,11 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from lib.nets.box import Box
+from lib.nets.head import MLPHead
 from lib.nets.layers import LInfDist, LInfDistConv2d, Normalize
+
+DistanceLayer = LInfDist | LInfDistConv2d
 
 
 class DistanceNet(nn.Module):
     """What the nets share: normalisation, a stack of distance layers, and then a top that makes logits of it.
+
+    A kind of net says by `logits`, `logit_bounds` and `lead` what its top is.
 
     Attributes:
         config: the arguments that build this net again, of plain types.
@@ -32,6 +37,8 @@ class DistanceNet(nn.Module):
         **sizes: int,
     ) -> None:
         super().__init__()
+        if len(input_shape) != 3 or min(input_shape) < 1:
+            raise ValueError(f"input_shape must be channels, height and width of at least 1, got {tuple(input_shape)}")
         channels = input_shape[0]
         means = (float(mean),) * channels if isinstance(mean, int | float) else tuple(map(float, mean))
         std = float(std)
@@ -40,8 +47,8 @@ class DistanceNet(nn.Module):
             raise ValueError(f"std must be a positive number, got {std}")
         if len(means) != channels:
             raise ValueError(f"mean must be one number or {channels} (one per channel), got {len(means)}")
-        if not all(map(math.isfinite, means)):
-            raise ValueError(f"mean must be finite, got {mean}")
+        if not all(map(math.isfinite, (*means, identity))):
+            raise ValueError(f"mean and identity must be finite, got {means} and {identity}")
         self.config = {"input_shape": list(input_shape), "num_classes": num_classes, "mean": list(means), "std": std}
         self.config |= {"identity": identity, **sizes}
         self.input_shape: tuple[int, int, int] = (input_shape[0], input_shape[1], input_shape[2])
@@ -53,6 +60,29 @@ class DistanceNet(nn.Module):
         """Of the normalisation: a radius in network units times std is one in pixels."""
         return self.normalize.std
 
+    def logits(self, features: Tensor, p: float = math.inf) -> Tensor:
+        """features [B, width] -> logits [B, K]: the top alone."""
+        raise NotImplementedError
+
+    def logit_bounds(self, features: Box) -> Box:
+        """Bounds [B, K] of the logits at p = inf over a box of features; hold for every float32 execution."""
+        raise NotImplementedError
+
+    def lead(self, features: Box, y: Tensor) -> Tensor:
+        """Lower bounds [B] of f_y - max_{i != y} f_i at p = inf over a box of features.
+
+        One above 0 means that f_y is above every other logit in every float32 execution.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """x [B, C, H, W] in [0, 1] -> logits [B, K]."""
+        return self.logits(self.features(x, p), p)
+
+    def bounds(self, box: Box) -> Box:
+        """Bounds [B, K] of the logits at p = inf over a box of images; hold for every float32 execution."""
+        return self.logit_bounds(self.feature_bounds(box))
+
     def activations(self, x: Tensor, p: float = math.inf) -> list[Tensor]:
         """The normalised input and the output of every layer of f, the features last.
 
@@ -60,7 +90,7 @@ class DistanceNet(nn.Module):
         """
         self._check_shape("x", x)
         outputs = [self.normalize(x)]
-        for layer in self._distance_layers():
+        for layer in self._feature_layers():
             outputs.append(layer(outputs[-1], p))
         return outputs
 
@@ -79,14 +109,14 @@ class DistanceNet(nn.Module):
         if not (box.lower <= box.upper).all():
             raise ValueError("box must have lower <= upper everywhere, got a lower bound above its upper one, or NaN")
         box = self.normalize.bounds(box)
-        for layer in self._distance_layers():
+        for layer in self._feature_layers():
             box = layer.bounds(box)
         return box.map(lambda v: v.flatten(1))
 
     def magnitude(self, activations: list[Tensor]) -> Tensor:
         """max |v| [B] over all values executed on the way to the features, before and after every mean shift."""
         sizes = [activations[0].flatten(1).abs().amax(1)]
-        for layer, output in zip(self._distance_layers(), activations[1:], strict=True):
+        for layer, output in zip(self._feature_layers(), activations[1:], strict=True):
             sizes.append(output.flatten(1).abs().amax(1) + layer.offset())
         return torch.stack(sizes).amax(0)
 
@@ -95,19 +125,23 @@ class DistanceNet(nn.Module):
 
         Two in the normalisation, then those of every distance layer.
         """
-        return 2 + sum(layer.roundings for layer in self._distance_layers())
+        return 2 + sum(layer.roundings for layer in self.stack())
+
+    def stack(self) -> list[DistanceLayer]:
+        """All distance layers from the pixels up, the top too where it is one."""
+        return self._feature_layers()
 
     def distance_weights(self) -> list[nn.Parameter]:
         """The weights of all distance neurons: what l_p decay acts on."""
-        return [layer.weight for layer in self._distance_layers()]
+        return [layer.weight for layer in self.stack()]
 
     def other_parameters(self) -> list[nn.Parameter]:
         """Every other parameter: biases and head."""
         distance = {id(weight) for weight in self.distance_weights()}
         return [parameter for parameter in self.parameters() if id(parameter) not in distance]
 
-    def _distance_layers(self) -> list[LInfDist | LInfDistConv2d]:
-        return cast(list[LInfDist | LInfDistConv2d], list(self.layers))
+    def _feature_layers(self) -> list[DistanceLayer]:
+        return cast(list[DistanceLayer], list(self.layers))
 
     def _check_shape(self, name: str, x: Tensor) -> None:
         if x.dim() != 4 or tuple(x.shape[1:]) != self.input_shape:
@@ -119,22 +153,49 @@ class PlainNet(DistanceNet):
 
     top: LInfDist
 
-    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
-        """x [B, C, H, W] in [0, 1] -> logits [B, K]."""
-        return -self.top(self.features(x, p), p)
+    def stack(self) -> list[DistanceLayer]:
+        """All distance layers from the pixels up, the top last."""
+        return [*super().stack(), self.top]
 
-    def bounds(self, box: Box) -> Box:
-        """Bounds [B, K] of the logits at p = inf over a box of images; holds for every float32 execution."""
-        top = self.top.bounds(self.feature_bounds(box))
+    def logits(self, features: Tensor, p: float = math.inf) -> Tensor:
+        """features [B, width] -> logits [B, K]."""
+        return -self.top(features, p)
+
+    def logit_bounds(self, features: Box) -> Box:
+        """Bounds [B, K] of the logits over a box of features; hold for every float32 execution."""
+        top = self.top.bounds(features)
         return Box(-top.upper, -top.lower)
 
-    def roundings(self) -> int:
-        """As in `DistanceNet`, the top layer's included."""
-        return super().roundings() + self.top.roundings
+    def lead(self, features: Box, y: Tensor) -> Tensor:
+        """The difference of the bounds of two logits, its sign exact and its size rounded; -inf where a bound is
+        infinite: behind an infinite distance an executed value may be NaN, which no bound holds."""
+        logits = self.logit_bounds(features)
+        bounded = (logits.lower.isfinite() & logits.upper.isfinite()).all(1)
+        return torch.where(bounded, smallest_lead(logits, y), -math.inf)
 
-    def distance_weights(self) -> list[nn.Parameter]:
-        """The weights of all distance neurons, the top layer's included."""
-        return [*super().distance_weights(), self.top.weight]
+
+class CompositeNet(DistanceNet):
+    """A net with an ordinary network on top, g(f(x)) (Section 6): only its features are 1-Lipschitz."""
+
+    head: MLPHead
+
+    def logits(self, features: Tensor, p: float = math.inf) -> Tensor:
+        """features [B, width] -> logits [B, K]; p is not used."""
+        return self.head(features)
+
+    def logit_bounds(self, features: Box) -> Box:
+        """Bounds [B, K] of the logits in float64 over a box of features; hold for every float32 execution."""
+        return self.head.bounds(features)
+
+    def lead(self, features: Box, y: Tensor) -> Tensor:
+        """In float64, by Eq. 21."""
+        return self.head.lead(features, y)
+
+
+def smallest_lead(logits: Box, y: Tensor) -> Tensor:
+    """l_y - max_{i != y} u_i [B]: the plain difference of the bounds of two logits."""
+    rivals = logits.upper.scatter(1, y[:, None], -math.inf).amax(1)
+    return logits.lower.gather(1, y[:, None]).squeeze(1) - rivals
 
 
 def _check(**sizes: int) -> None:

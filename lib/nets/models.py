@@ -5,10 +5,9 @@ import math
 from collections.abc import Iterable
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 
-from lib.nets.base import DistanceNet, PlainNet
-from lib.nets.box import Box
+from lib.nets.base import CompositeNet, PlainNet
 from lib.nets.head import MLPHead
 from lib.nets.layers import LInfDist, LInfDistConv2d
 from lib.nets.sortnet import SortNet
@@ -44,7 +43,7 @@ class LInfDistNet(PlainNet):
         self.top = LInfDist(sizes[-1], num_classes, bias=True, mean_shift=False, identity=identity)
 
 
-class LInfDistNetMLP(DistanceNet):
+class LInfDistNetMLP(CompositeNet):
     """The composite net g(f(x)) (Section 6, Table 5): depth distance layers, then FC(hidden), tanh, FC(K).
 
     Args:
@@ -70,16 +69,8 @@ class LInfDistNetMLP(DistanceNet):
         self.layers = _dense(sizes, identity)
         self.head = MLPHead(sizes[-1], hidden, num_classes)
 
-    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
-        """x [B, C, H, W] in [0, 1] -> logits [B, K]."""
-        return self.head(self.features(x, p))
 
-    def bounds(self, box: Box) -> Box:
-        """Bounds [B, K] of the logits at p = inf over a box of images; hold for every float32 execution."""
-        return self.head.bounds(self.feature_bounds(box))
-
-
-class ConvLInfDistNetMLP(DistanceNet):
+class ConvLInfDistNetMLP(CompositeNet):
     """The convolutional composite net of Table 8: five 3 x 3 distance convolutions, dist(hidden), then the head.
 
     Channels are width, width, 2 width (stride 2), 2 width, 2 width; padding 1 (which the 566M FLOPs need).
@@ -109,14 +100,6 @@ class ConvLInfDistNetMLP(DistanceNet):
         flat = 2 * width * math.ceil(height / 2) * math.ceil(breadth / 2)
         self.layers = nn.ModuleList([*convolutions, LInfDist(flat, hidden, identity=identity)])
         self.head = MLPHead(hidden, hidden, num_classes)
-
-    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
-        """x [B, C, H, W] in [0, 1] -> logits [B, K]."""
-        return self.head(self.features(x, p))
-
-    def bounds(self, box: Box) -> Box:
-        """Bounds [B, K] of the logits at p = inf over a box of images; hold for every float32 execution."""
-        return self.head.bounds(self.feature_bounds(box))
 
 
 Net = LInfDistNet | SortNet | LInfDistNetMLP | ConvLInfDistNetMLP

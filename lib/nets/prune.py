@@ -25,13 +25,14 @@ layer reads may have any value. (After training L is large: few terms remain, an
 
 import copy
 import math
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from lib.nets.box import Box
-from lib.nets.layers import LInfDist, Normalize
+from lib.nets.layers import LInfDist, MeanShift, Normalize
 from lib.nets.models import LInfDistNet, LInfDistNetMLP
 from lib.ops import linf_dist_bounds
 from lib.ops.sparse import linf_dist as sparse_dist
@@ -41,11 +42,49 @@ from lib.ops.sparse import shortlists
 Prunable = TypeVar("Prunable", LInfDistNet, LInfDistNetMLP)
 
 
-class PrunedDist(LInfDist):
+class _Sealed(nn.Module):
+    """A part of a pruned net: right for the constants it was made with, and refusing to run with any others.
+
+    Another device and float64 hold the same values, so it may move; a smaller type would round them.
+    """
+
+    _seal: object  # what the constants were
+
+    def _constants(self) -> object:
+        """What stands for the constants: equal as long as they are, and cheap to look at in every call."""
+        raise NotImplementedError
+
+    def _check_constants(self) -> None:
+        if self._constants() != self._seal:
+            raise ValueError(
+                "a pruned net must keep its weights, biases, running means, mean and std, got changed ones: "
+                "change the net it was made from, and prune again"
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self._check_constants()
+        dtype = fn(torch.empty(1)).dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"a pruned net must stay float32 or float64, got {dtype}: use the net it was made from")
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._seal = self._constants()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._check_constants()  # a copy of a changed net would pass for an unchanged one
+        return {name: value for name, value in self.__dict__.items() if name != "_seal"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._seal = self._constants()
+
+
+class PrunedDist(_Sealed, LInfDist):
     """A distance layer at p = inf that equals `layer` on a box of inputs and visits only the weights that count there.
 
     float32 on the CPU without gradients runs over shortlists of the weights; anything else runs the whole layer, which
-    gives the same values. The weights are constants, and a layer whose weights were changed is refused.
+    gives the same values. Weights, bias and running mean are constants, and a layer whose constants were changed is
+    refused.
 
     Args:
         layer: the layer to replace, in float32 on the CPU.
@@ -60,11 +99,7 @@ class PrunedDist(LInfDist):
         above, below = box.upper - layer.weight, layer.weight - box.lower
         above[~read], below[~read] = 0, 0
         self.lists = shortlists(layer.weight, above, below, floor)
-        self._version = self.weight._version
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._version = self.weight._version  # a copy counts its changes anew
+        self._seal = self._constants()
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, ...] of d_in features in all -> [B, d_out]; ValueError for finite p and in training mode."""
@@ -72,35 +107,37 @@ class PrunedDist(LInfDist):
             raise ValueError(f"a pruned net is the net at p = inf, got p = {p}: use the net it was made from")
         if self.training:
             raise ValueError("a pruned net must be in evaluation mode, got training mode (call net.eval())")
-        self._check_weight()
+        self._check_constants()
         if not self._fits(x):
             return super().forward(x, p)
-        return sparse_dist(x.flatten(1), self.lists, *self._constants())
+        return sparse_dist(x.flatten(1), self.lists, *self._offsets())
 
     def bounds(self, box: Box) -> Box:
         """Bounds over a box inside the one the layer was made for."""
-        self._check_weight()
+        self._check_constants()
         if not self._fits(box.lower):
             return super().bounds(box)
         ends = box.map(lambda v: v.flatten(1))
-        return Box(*sparse_dist_bounds(*ends, self.lists, *self._constants()))
+        return Box(*sparse_dist_bounds(*ends, self.lists, *self._offsets()))
 
     def kept(self) -> Tensor:
         """Whether each weight is kept, bool [d_out, d_in]."""
         return self.lists.kept(self.weight.shape[1])
-
-    def _check_weight(self) -> None:
-        if self.weight._version != self._version:
-            raise ValueError(
-                "the weights of a pruned net were changed: change the net it was made from, and prune again"
-            )
 
     def _fits(self, x: Tensor) -> bool:
         plain = x.device.type == "cpu" and x.dtype is self.weight.dtype is torch.float32
         differentiated = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         return plain and not differentiated and len(x) > 0 and x[0].numel() == self.weight.shape[1]
 
-    def _constants(self) -> tuple[Tensor, Tensor]:
+    def _constants(self) -> object:
+        bias, shift = self.bias, self.shift
+        return (
+            _Memory(self.weight),
+            bias is not None and _values(bias),
+            shift is not None and _values(shift.running_mean),
+        )
+
+    def _offsets(self) -> tuple[Tensor, Tensor]:
         """What is added to a distance and what is then subtracted, [d_out] each."""
         none = self.weight.new_zeros(len(self.weight))
         return (
@@ -109,21 +146,47 @@ class PrunedDist(LInfDist):
         )
 
 
-class ValidPixels(Normalize):
-    """`Normalize` for a net that is right on valid images only: refuses pixels outside [0, 1]."""
+class _Memory:
+    """Weights as they are, too many to be compared: equal while they lie in the same memory and nobody wrote there.
+
+    What is written through `.data` or NumPy torch does not count; the shortlists still give the net that was pruned.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.tensor, self.writes = weight.detach(), weight._version  # the tensor keeps its memory from being reused
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Memory) and self.writes == other.writes and self.tensor.is_set_to(other.tensor)
+
+
+def _values(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().numpy().tobytes()
+
+
+class ValidPixels(_Sealed, Normalize):
+    """`Normalize` for a net that is right on valid images only: refuses pixels outside [0, 1], and another mean or std.
+
+    Args:
+        normalize: the layer to replace.
+    """
 
     def __init__(self, normalize: Normalize) -> None:
         nn.Module.__init__(self)
         self.std = normalize.std
         self.register_buffer("mean", normalize.mean, persistent=False)
+        self._seal = self._constants()
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, C, H, W] in [0, 1] -> the same shape in network units; ValueError for other values, NaN included."""
+        self._check_constants()
         if x.numel():
             low, high = (end.item() for end in x.aminmax())
             if not (low >= 0 and high <= 1):
                 raise ValueError(f"a pruned net needs pixels in [0, 1], got values from {low} to {high}")
         return super().forward(x, p)
+
+    def _constants(self) -> object:
+        return self.std, _values(self.mean)
 
 
 def prune(net: Prunable) -> Prunable:
@@ -140,20 +203,21 @@ def prune(net: Prunable) -> Prunable:
 
     Raises:
         ValueError: a convolutional net or other layers, training mode, weights that are not finite. The pruned net in
-            turn refuses finite p, training mode, images or boxes that leave [0, 1], and weights changed since.
+            turn refuses finite p, training mode, images or boxes that leave [0, 1], types smaller than float32, and
+            weights, biases, running means or a normalisation changed since.
         TypeError: weights that are not float32.
     """
     _check(net)
     pruned: Prunable = copy.deepcopy(net).cpu().requires_grad_(False)
-    layers = [*pruned.layers, pruned.top] if isinstance(pruned, LInfDistNet) else [*pruned.layers]
+    layers = cast(list[LInfDist], pruned.stack())
     boxes = _boxes(pruned, layers)
     read = torch.ones(len(layers[-1].weight), dtype=torch.bool)
     for n in reversed(range(len(layers))):
-        layers[n] = PrunedDist(layers[n], boxes[n], read)
-        read = layers[n].kept().any(0)
+        sparse = PrunedDist(layers[n], boxes[n], read)
+        layers[n], read = sparse, sparse.kept().any(0)
+    pruned.layers = nn.ModuleList(layers[: len(pruned.layers)])
     if isinstance(pruned, LInfDistNet):
-        pruned.top = layers.pop()
-    pruned.layers = nn.ModuleList(layers)
+        pruned.top = layers[-1]
     pruned.normalize = ValidPixels(pruned.normalize)
     return pruned.eval().to(next(net.parameters()).device)
 
@@ -170,10 +234,13 @@ def _boxes(net: LInfDistNet | LInfDistNetMLP, layers: list[LInfDist]) -> list[Bo
 def _check(net: nn.Module) -> None:
     if not isinstance(net, LInfDistNet | LInfDistNetMLP):
         raise ValueError(f"net must be an LInfDistNet or an LInfDistNetMLP to be pruned, got {type(net).__name__}")
-    layers = [*net.layers, net.top] if isinstance(net, LInfDistNet) else [*net.layers]
-    for layer in layers:
-        if type(layer) not in (LInfDist, PrunedDist):
-            raise ValueError(f"net must have layers of l_inf-dist neurons to be pruned, got a {type(layer).__name__}")
+    shifts = [child for layer in net.stack() for child in layer.children()]
+    for part in (net.normalize, *net.stack(), *shifts):
+        if type(part) not in (Normalize, ValidPixels, LInfDist, PrunedDist, MeanShift):
+            raise ValueError(
+                "net must be made of l_inf-dist neurons, mean shifts and a normalisation to be pruned, "
+                f"got a {type(part).__name__}"
+            )
     if net.training:
         raise ValueError("net must be in evaluation mode to be pruned, got training mode (call net.eval())")
     for name, tensor in net.state_dict().items():

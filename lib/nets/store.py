@@ -17,13 +17,10 @@ _CLASSES = {cls.__name__: cls for cls in (LInfDistNet, SortNet, LInfDistNetMLP, 
 def save(net: Net, path: str | Path) -> None:
     """Write weights, running means and architecture (normalisation included) to one file, atomically.
 
-    Raises ValueError where net is none of this library's nets; TypeError where it is not float32, which `load` gives.
+    Raises ValueError where net is none of this library's nets, or has another normalisation than it was built with;
+    TypeError where it is not float32, which `load` gives.
     """
-    if type(net) not in _CLASSES.values():
-        raise ValueError(f"net must be one of {', '.join(_CLASSES)}, got {type(net).__name__}")
-    for name, tensor in net.state_dict().items():
-        if tensor.dtype is not torch.float32:
-            raise TypeError(f"net must be float32 to be saved, got {tensor.dtype} in {name}")
+    _check(net)
     path = Path(path)
     header = {"architecture": json.dumps({"class": type(net).__name__, "arguments": net.config})}
     partial = path.with_name(path.name + ".partial")
@@ -49,9 +46,27 @@ def load(path: str | Path) -> Net:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise ValueError(f"{path} must be a whole safetensors file, got one that does not read: {error}") from error
-    net = _from_header(header.get("architecture"), path)
-    _fill(net, tensors, path)
+    architecture = header.get("architecture")
+    with torch.device("meta"):  # where a header that asks for too much costs nothing
+        _check_tensors(_from_header(architecture, path), tensors, path)
+    net = _from_header(architecture, path)
+    net.load_state_dict(tensors)
     return net.eval()
+
+
+def _check(net: Net) -> None:
+    if type(net) not in _CLASSES.values():
+        raise ValueError(f"net must be one of {', '.join(_CLASSES)}, got {type(net).__name__}")
+    for name, tensor in net.state_dict().items():
+        if tensor.dtype is not torch.float32:
+            raise TypeError(f"net must be float32 to be saved, got {tensor.dtype} in {name}")
+    mean, std = net.normalize.mean.flatten().cpu(), net.std
+    built = torch.tensor(net.config["mean"], dtype=torch.float32), net.config["std"]
+    if not torch.equal(mean, built[0]) or std != built[1]:  # the file holds what it was built with
+        raise ValueError(
+            f"net must have the mean and std it was built with to be saved, {built[0].tolist()} and {built[1]}, "
+            f"got {mean.tolist()} and {std}"
+        )
 
 
 def _from_header(text: str | None, path: Path) -> Net:
@@ -64,12 +79,14 @@ def _from_header(text: str | None, path: Path) -> Net:
         ) from error
 
 
-def _fill(net: Net, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def _check_tensors(net: Net, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    wanted, found = ({name: list(t.shape) for name, t in held.items()} for held in (net.state_dict(), tensors))
+    if wanted != found:
+        name = next(name for name in (wanted | found) if wanted.get(name) != found.get(name))
+        raise ValueError(
+            f"{path} must hold the tensors of the net in its header, got {name} of shape {found.get(name)}, "
+            f"expected {wanted.get(name)}"
+        )
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{path} must hold finite tensors, got a non-finite entry in {name}")
-    try:
-        net.load_state_dict(tensors)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())
-        raise ValueError(f"{path} must hold the tensors of the net in its header, got others: {detail}") from error

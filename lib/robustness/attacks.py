@@ -16,11 +16,10 @@ from torch import Tensor
 
 from lib.nets.models import Net
 from lib.recipes import parse_eps
-from lib.robustness.inputs import check_batch, evaluation_mode
+from lib.robustness.inputs import CHUNK, check_batch, evaluation_mode, executed_logits
 
 Attack = Literal["pgd", "smooth"]
 
-CHUNK = 1000  # images at a time: bounds memory, not results
 LADDER = (16.0, 32.0, 64.0)  # the exponents of one descent: low enough that all pixels count, and cheap to compute
 
 
@@ -33,8 +32,7 @@ def robust_correct(
     in `Certificate.correct`. Every image is attacked. Arguments and errors are those of `adversarial_images`.
     """
     images = adversarial_images(net, x, y, eps, steps, attack, seed)
-    with torch.no_grad(), evaluation_mode(net):
-        return (_logits(net, x).argmax(1) == y) & (_logits(net, images).argmax(1) == y)
+    return (executed_logits(net, x).argmax(1) == y) & (executed_logits(net, images).argmax(1) == y)
 
 
 def adversarial_images(
@@ -95,10 +93,6 @@ def _box(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return (x.double() - eps).to(x.dtype).clamp(min=0), (x.double() + eps).to(x.dtype).clamp(max=1)
 
 
-def _logits(net: Net, x: Tensor) -> Tensor:
-    return torch.cat([net(part) for part in x.split(CHUNK)])
-
-
 class PaperPGD(LinfProjectedGradientDescentAttack):
     """Foolbox's l_inf PGD with the paper's step, the start x + noise, and a projection that rounds to nearest."""
 
@@ -126,7 +120,7 @@ def _pgd(net: Net, x: Tensor, y: Tensor, eps: float, steps: int, generator: torc
 def _smooth(net: Net, x: Tensor, y: Tensor, eps: float, steps: int, generator: torch.Generator) -> Tensor:
     lower, upper = _box(x, eps)
     images = x.clone()
-    logits = _logits(net, x)
+    logits = executed_logits(net, x)
     unbroken = (logits.argmax(1) == y).nonzero().squeeze(1)
     rivals = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
     for step in range(steps):

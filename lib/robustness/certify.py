@@ -11,18 +11,19 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lib.nets.base import PlainNet
+from lib.nets.base import CompositeNet, PlainNet
 from lib.nets.box import Box
-from lib.nets.head import MLPHead
 from lib.nets.models import Net
 from lib.recipes import parse_eps
-from lib.robustness.inputs import check_batch, check_parts, evaluation_mode, pixel_box
+from lib.robustness.inputs import CHUNK, check_batch, check_parts, evaluation_mode, pixel_box
 
 Method = Literal["margin", "interval"]
 
-CHUNK = 1000  # images at a time: the memory of a bound pass at width 5120 stays near 200 MB
 LARGEST = 2.0**100  # values up to it stay far from overflow, the largest distances of a SortNet neuron too
+SMALLEST = 2.0**-100  # its roundings are more than any value loses to underflow, denormals flushed to zero or not
+SECOND_ORDER = 1 + 2.0**-10  # roundings of what was rounded, for nets of up to thousands of them
 BISECTIONS = 24  # halvings of [0, 1]: a radius to within 2^-24
+FULL = ("highest", "ieee", "none")  # how torch calls float32 products in float32; "none": nothing was set
 
 
 class Certificate(NamedTuple):
@@ -42,8 +43,9 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
 
     "margin" (Fact 3.6): every logit of a distance net moves at most as far as its input, so f_y - max_i f_i >
         2 eps / sigma settles it; with a head, the head's intervals on the box f(x) +- eps / sigma (Section 6). Rounding
-        is paid for with 2^-22 n (max|v| + eps / sigma), v over all executed values, n the roundings on the way to a
-        logit (`DistanceNet.roundings`): 2 (L + 1) behind L layers of l_inf-dist neurons.
+        is paid for with 2^-22 n (max|v| + eps / sigma), v over all executed values and 2^-100, a thousandth more for
+        higher orders, n the roundings on the way to a logit (`DistanceNet.roundings`): 2 (L + 1) behind L layers of
+        l_inf-dist neurons.
         Nothing is proved where a value could exceed 2^100 within the ball, or a sum of the head 2^126.
     "interval" (Appendix B): the box of valid images within eps, pushed through every layer at p = inf; certified
         where the lower bound of logit y exceeds every other upper bound, by Eq. 21 where the last layer is linear.
@@ -124,12 +126,19 @@ def _check_precision(net: Net, x: Tensor) -> None:
             "certificates need images and weights of one dtype, float32 or float64, "
             f"got {', '.join(sorted(map(str, dtypes)))}"
         )
-    autocast = torch.is_autocast_enabled(x.device.type)
-    if torch.get_float32_matmul_precision() != "highest" or autocast:
+    autocast, products = torch.is_autocast_enabled(x.device.type), _product_precision(x.device.type)
+    if autocast or products not in FULL:
         raise ValueError(
-            "certificates need float32 products of full precision, got float32_matmul_precision="
-            f"{torch.get_float32_matmul_precision()!r}, autocast={autocast}"
+            f"certificates need float32 products of full precision, got {products!r} and autocast={autocast} "
+            f"on {x.device.type}"
         )
+
+
+def _product_precision(device: str) -> str:
+    """The setting of the backend of a device; torch's older, common one cannot be read once two backends differ."""
+    backend = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}.get(device)
+    setting: str | None = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
+    return torch.get_float32_matmul_precision() if setting is None else setting
 
 
 def _certify_by_margin(net: Net, x: Tensor, y: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,9 +147,9 @@ def _certify_by_margin(net: Net, x: Tensor, y: Tensor, eps: float) -> tuple[Tens
     correct = run.logits.argmax(1) == y
     radius = torch.where(correct, _margin_radius(net, run, y), 0.0)
     certified = radius > eps
-    if not isinstance(net, PlainNet):
+    if isinstance(net, CompositeNet):
         # A radius that was searched for may end just short of one at which the proof holds.
-        certified |= correct & _head_proves_within(net.head, run, y, torch.full_like(radius, eps / net.std))
+        certified |= correct & _head_proves(net, run, y, torch.full_like(radius, eps))
     return correct, certified, radius
 
 
@@ -155,9 +164,10 @@ def _radius(net: Net, x: Tensor, y: Tensor, by_intervals: bool) -> Tensor:
 def _execute(net: Net, x: Tensor) -> _Execution:
     activations = net.activations(x)
     features = activations[-1].flatten(1)
-    rate = 2 * net.roundings() * 2.0**-24  # two executions, each rounding off at most 2^-24 of a value at a time
-    slack = _Slack(rate * net.magnitude(activations).double(), rate)
-    return _Execution(features, slack, -net.top(features) if isinstance(net, PlainNet) else net.head(features))
+    # two executions, each rounding off at most 2^-24 of a value at a time
+    rate = 2 * net.roundings() * 2.0**-24 * SECOND_ORDER
+    slack = _Slack(rate * net.magnitude(activations).double().clamp(min=SMALLEST), rate)
+    return _Execution(features, slack, net.logits(features))
 
 
 def _bisect(proved_at: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -169,28 +179,13 @@ def _bisect(proved_at: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def _proves_by_interval(net: Net, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
-    box = pixel_box(x, radius)
-    if isinstance(net, PlainNet):
-        return _separated(net.bounds(box), y)
-    return _head_proves(net.head, net.feature_bounds(box), y)
-
-
-def _separated(logits: Box, y: Tensor) -> Tensor:
-    """The lower bound of logit y above every other upper bound, compared as executed."""
-    others = logits.upper.scatter(1, y[:, None], -math.inf)
-    return (others < logits.lower.gather(1, y[:, None])).all(1)
-
-
-def _head_proves(head: MLPHead, features: Box, y: Tensor) -> Tensor:
-    margin = head.margin_ub(features, y)
-    return (margin.scatter(1, y[:, None], -math.inf) < 0).all(1)
+    return net.lead(net.feature_bounds(pixel_box(x, radius)), y) > 0
 
 
 def _margin_radius(net: Net, run: _Execution, y: Tensor) -> Tensor:
     if isinstance(net, PlainNet):
         return _closed_form_radius(net, run, y)
-    head, std = net.head, net.std
-    return _bisect(lambda radius: _head_proves_within(head, run, y, radius / std), run.features)
+    return _bisect(lambda radius: _head_proves(net, run, y, radius), run.features)
 
 
 def _closed_form_radius(net: PlainNet, run: _Execution, y: Tensor) -> Tensor:
@@ -203,11 +198,12 @@ def _closed_form_radius(net: PlainNet, run: _Execution, y: Tensor) -> Tensor:
     return torch.where(_in_range(size, radius / net.std), radius, 0.0).clamp(min=0)
 
 
-def _head_proves_within(head: MLPHead, run: _Execution, y: Tensor, radius: Tensor) -> Tensor:
-    features = run.features.double()
-    reach = (radius * (1 + run.slack.rate) + run.slack.constant)[:, None]
-    in_range = _in_range(run.slack.constant / run.slack.rate, radius)
-    return in_range & _head_proves(head, Box(features - reach, features + reach), y)
+def _head_proves(net: CompositeNet, run: _Execution, y: Tensor, radius: Tensor) -> Tensor:
+    """The lead stays positive on the box that the features cannot leave while pixels move by at most radius [B]."""
+    features, moved = run.features.double(), radius / net.std
+    reach = (moved * (1 + run.slack.rate) + run.slack.constant)[:, None]
+    in_range = _in_range(run.slack.constant / run.slack.rate, moved)
+    return in_range & (net.lead(Box(features - reach, features + reach), y) > 0)
 
 
 def _in_range(size: Tensor, radius: Tensor) -> Tensor:

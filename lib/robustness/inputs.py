@@ -1,4 +1,4 @@
-"""What every evaluation asks of its inputs, and the pixel box that a radius means. All radii are in raw pixels."""
+"""What every evaluation asks of its inputs, how it runs a net, and the pixel box of a radius, in raw pixels."""
 
 import math
 from collections.abc import Iterator
@@ -15,13 +15,17 @@ from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP
 from lib.nets.prune import PrunedDist, ValidPixels
 from lib.nets.sortnet import SortLinear, SortNet
 
+CHUNK = 1000  # images at a time: bounds memory (near 200 MB in a bound pass at width 5120), not results
+SMALLEST_STD = 2.0**-100  # below it the float32 nearest to a std may be far from it
+
 
 def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
     """Refuse what cannot be evaluated.
 
     Raises:
         ValueError: images that are not [B, C, H, W] of the net's shape, not finite or outside [0, 1]; labels that are
-            not [B] or outside 0..K-1; weights that are not finite; tensors on another device than the net.
+            not [B] or outside 0..K-1; weights or a mean that are not finite, a std that is not between 2^-100 and
+            2^100; tensors on another device than the net.
         TypeError: a net that is no distance net, images that are not floating point, or labels that are not integers.
     """
     for name, value, kind in (("net", net, DistanceNet), ("x", x, Tensor), ("y", y, Tensor)):
@@ -46,20 +50,31 @@ def check_parts(net: nn.Module) -> None:
 
     Raises:
         TypeError: a module that is not one of this library's, subclasses and replaced methods included.
-        ValueError: a module with a forward hook.
+        ValueError: a module with a forward hook; coefficients of a SortNet layer that are negative or of a sum above 1.
     """
     for name, module in net.named_modules():
         place = f"{type(module).__name__} {name}".strip()
-        if type(module) not in _PROVED or "forward" in vars(module):
+        if type(module) not in _PROVED or any(hasattr(type(module), attribute) for attribute in vars(module)):
             raise TypeError(f"net must be made of this library's layers alone to be certified, got {place}")
         if module._forward_hooks or module._forward_pre_hooks:
             raise ValueError(f"net must have no forward hooks to be certified, got some on {place}")
+        if isinstance(module, SortLinear):
+            _check_coefficients(module.coefficients, place)
+
+
+def _check_coefficients(c: Tensor, place: str) -> None:
+    # a trip through half precision rounds them, and what sums to more than 1 is not 1-Lipschitz
+    total = c.double().sum().item()
+    if not ((c >= 0).all() and total <= 1 + 2.0**-50):
+        raise ValueError(f"net must have coefficients of at least 0 and a sum of at most 1, got {total} on {place}")
 
 
 def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:
-    for name, parameter in net.state_dict().items():
-        if not torch.isfinite(parameter).all():
+    for name, values in {**net.state_dict(), "normalize.mean": net.normalize.mean}.items():
+        if not torch.isfinite(values).all():
             raise ValueError(f"net must have finite weights, got a non-finite entry in {name}")
+    if not SMALLEST_STD <= net.std <= 1 / SMALLEST_STD:
+        raise ValueError(f"net must have a std between 2^-100 and 2^100, got {net.std}")
     if not x.numel():
         return
     low, high = (end.item() for end in x.aminmax())
@@ -90,6 +105,12 @@ def evaluation_mode(net: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, requires_grad in frozen.items():
             parameter.requires_grad_(requires_grad)
+
+
+def executed_logits(net: DistanceNet, x: Tensor) -> Tensor:
+    """Logits [B, K] at p = inf in evaluation mode, without gradients: what a prediction is read from."""
+    with torch.no_grad(), evaluation_mode(net):
+        return torch.cat([net(part) for part in x.split(CHUNK)])
 
 
 def pixel_box(x: Tensor, eps: float | Tensor, *, clip: bool = True) -> Box:

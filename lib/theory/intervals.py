@@ -1,12 +1,12 @@
 """Interval bounds, followed step by step (Section 6, Appendix B): what lies behind a certificate, not its verdict."""
 
-import math
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from lib.nets.base import PlainNet
+from lib.nets.base import CompositeNet
+from lib.nets.base import smallest_lead as smallest_lead
 from lib.nets.box import Box
 from lib.nets.head import MLPHead
 from lib.nets.layers import LInfDist
@@ -38,13 +38,11 @@ def follow(net: Net, box: Box) -> list[tuple[str, Box]]:
         boxes = [("pixels", net.normalize.bounds(box))]
         for number, layer in enumerate(net.layers, start=1):
             boxes.append((f"layer {number}", cast(LInfDist, layer).bounds(boxes[-1][1])))
-        last = boxes[-1][1].map(lambda v: v.flatten(1))
-        if isinstance(net, PlainNet):
-            top = net.top.bounds(last)
-            return [*boxes, ("logits", Box(-top.upper, -top.lower))]
-        hidden = net.head.fc1.bounds(last)
-        squashed = net.head.tanh.bounds(hidden)
-        return [*boxes, ("fc1", hidden), ("tanh", squashed), ("logits", net.head.fc2.bounds(squashed))]
+        features = boxes[-1][1].map(lambda v: v.flatten(1))
+        if isinstance(net, CompositeNet):
+            hidden = net.head.fc1.bounds(features)
+            boxes += [("fc1", hidden), ("tanh", net.head.tanh.bounds(hidden))]
+        return [*boxes, ("logits", net.logit_bounds(features))]
 
 
 def worst_leads(net: Net, x: Tensor, y: Tensor, eps: float) -> Leads:
@@ -60,24 +58,17 @@ def worst_leads(net: Net, x: Tensor, y: Tensor, eps: float) -> Leads:
     """
     reach = eps / net.std
     with torch.no_grad(), evaluation_mode(net):
-        if isinstance(net, PlainNet):
-            logits = net(x)
-            margin = smallest_lead(Box(logits, logits), y) - 2 * reach
-            rest = [smallest_lead(net.bounds(pixel_box(x, eps, clip=clip)), y) for clip in (False, True)]
-            return Leads(margin, *rest)
         features = net.features(x)
-        boxes = [Box(features - reach, features + reach)]
-        boxes += [net.feature_bounds(pixel_box(x, eps, clip=clip)) for clip in (False, True)]
-        return Leads(*(merged_lead(net.head, box, y) for box in boxes))
-
-
-def smallest_lead(logits: Box, y: Tensor) -> Tensor:
-    """l_y - max_{i != y} u_i [B]: the plain difference of the bounds of two logits."""
-    rivals = logits.upper.scatter(1, y[:, None], -math.inf).amax(1)
-    return logits.lower.gather(1, y[:, None]).squeeze(1) - rivals
+        if isinstance(net, CompositeNet):
+            margin = net.lead(Box(features - reach, features + reach), y)
+        else:
+            logits = net.logits(features)
+            margin = smallest_lead(Box(logits, logits), y) - 2 * reach
+        unclipped, clipped = (net.lead(net.feature_bounds(pixel_box(x, eps, clip=clip)), y) for clip in (False, True))
+        return Leads(margin, unclipped, clipped)
 
 
 def merged_lead(head: MLPHead, features: Box, y: Tensor) -> Tensor:
     """-max_{i != y} mbar_i [B] with mbar of Eq. 21: the last affine layer bounds the difference itself."""
     with torch.no_grad():
-        return -head.margin_ub(features, y).scatter(1, y[:, None], -math.inf).amax(1)
+        return head.lead(features, y)

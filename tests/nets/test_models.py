@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.nets.base import CompositeNet, PlainNet, smallest_lead
 from lib.nets.box import Box
 from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net, build
 from lib.nets.sortnet import SortNet
@@ -64,6 +65,22 @@ class TestEveryNet:
         assert len({id(p) for p in both}) == len(both) == len(list(net.parameters()))
         assert all(weight.dim() > 1 for weight in net.distance_weights())
 
+    def test_stacks_its_distance_layers_up_to_the_top(self, net: Net) -> None:
+        layers = net.stack()
+        assert layers == [*net.layers, net.top] if isinstance(net, PlainNet) else layers == list(net.layers)
+        assert [id(layer.weight) for layer in layers] == [id(weight) for weight in net.distance_weights()]
+        assert net.roundings() == 2 + sum(layer.roundings for layer in layers)
+
+    def test_leads_are_below_those_of_all_images_of_a_box(self, net: Net) -> None:
+        x = torch.rand(16, *SHAPE)
+        y = net(x).argmax(1)
+        box = Box((x - 0.02).clamp(min=0), (x + 0.02).clamp(max=1))
+        with torch.no_grad():
+            lead = net.lead(net.feature_bounds(box), y)
+            for _ in range(50):
+                logits = net(torch.lerp(*box, torch.rand_like(x).round()).clamp(*box))
+                assert (lead <= smallest_lead(Box(logits, logits), y) + 1e-5).all()
+
     def test_refuses_images_of_another_shape(self, net: Net) -> None:
         with pytest.raises(ValueError, match=r"x must be \[B, 2, 4, 4\], got \[3, 1, 4, 4\]"):
             net(torch.rand(3, 1, 4, 4))
@@ -76,6 +93,11 @@ class TestEveryNet:
         with pytest.raises(ValueError, match="evaluation mode"):
             net.bounds(box)
         net.eval()
+
+
+def test_a_net_is_plain_or_composite() -> None:
+    assert [isinstance(net, PlainNet) for net in nets()] == [True, True, False, False]
+    assert [isinstance(net, CompositeNet) for net in nets()] == [False, False, True, True]
 
 
 @settings(max_examples=20, deadline=None)
@@ -127,10 +149,17 @@ def test_build_follows_the_recipe(name: str) -> None:
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"depth": 0}, "depth must be at least 1, got 0"),
         ({"std": 0.0}, "std must be a positive number, got 0.0"),
-        ({"mean": (0.1, math.nan)}, r"mean must be finite, got \(0.1, nan\)"),
+        ({"mean": (0.1, math.nan)}, r"mean and identity must be finite, got \(0.1, nan\) and 10.0"),
+        ({"identity": math.inf}, r"mean and identity must be finite, got \(0.0, 0.0\) and inf"),
         ({"mean": (0.1, 0.2, 0.3)}, r"mean must be one number or 2 \(one per channel\), got 3"),
     ],
 )
 def test_impossible_nets_are_refused(wrong: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         LInfDistNet(SHAPE, 5, **({"width": 4, "depth": 2} | wrong))
+
+
+@pytest.mark.parametrize("shape", [(1, -4, -4), (0, 4, 4), (4, 4)])
+def test_an_image_has_channels_height_and_width(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="input_shape must be channels, height and width of at least 1, got"):
+        LInfDistNet(shape, 5, width=4, depth=2)  # type: ignore[arg-type]

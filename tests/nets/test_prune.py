@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 import lib
 from lib import Box, LInfDistNet, LInfDistNetMLP, certify, prune, recipes
@@ -16,6 +16,7 @@ from lib.nets.layers import LInfDist
 from lib.nets.prune import PrunedDist
 from lib.nets.sortnet import SortLinear
 from lib.robustness.inputs import pixel_box
+from lib.theory.addernet import with_batch_norm
 from lib.training.data import batch, load_data
 
 MNIST_NET = Path(__file__).resolve().parent.parent.parent / "results/mnist/linf-dist-net/laptop-0.safetensors"
@@ -172,24 +173,86 @@ def test_what_a_pruned_net_cannot_answer_is_refused() -> None:
         pruned.train()(x)
 
 
+def replace_weight(net: Net) -> None:
+    net.layers[0].weight = nn.Parameter(net.layers[0].weight + 1)
+
+
+def reassign_weight_twice(net: Net) -> None:  # the second time it may well lie where it was pruned
+    for _ in range(2):
+        net.layers[0].weight.data = net.layers[0].weight.data + 1
+
+
+CHANGES: dict[str, Callable[[Net], object]] = {
+    "running mean": lambda net: net.layers[0].shift.running_mean.add_(1),
+    "running mean by data": lambda net: net.layers[0].shift.running_mean.data.add_(1),
+    "mean shift through half precision": lambda net: net.layers[0].shift.half().float(),
+    "bias": lambda net: net.layers[1].bias.add_(1),
+    "bias by data": lambda net: net.layers[1].bias.data.add_(1),
+    "weight": lambda net: net.layers[0].weight.mul_(2),
+    "weight in another place": replace_weight,
+    "weight reassigned twice": reassign_weight_twice,
+    "weight transposed": lambda net: setattr(net.layers[1].weight, "data", net.layers[1].weight.data.T),
+    "std": lambda net: setattr(net.normalize, "std", 0.03),
+    "mean": lambda net: net.normalize.mean.add_(0.2),
+    "mean in another place": lambda net: setattr(net.normalize, "mean", net.normalize.mean + 0.2),
+    "assigned state": lambda net: net.load_state_dict({k: v + 1 for k, v in net.state_dict().items()}, assign=True),
+}
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_constant_is_refused_by_calls_bounds_certificates_and_copies(change: str, head: bool) -> None:
+    net, x = random_net(0, 8, 3, 0, head), random_images(0, 6)
+    net.layers[1].bias = nn.Parameter(torch.randn(8), requires_grad=False)
+    y = net(x).argmax(1)
+    pruned = prune(net)
+    assert_equal(net, pruned, x, 0.1)
+    CHANGES[change](net)
+    CHANGES[change](pruned)
+    for call in (
+        lambda: pruned(x),
+        lambda: pruned.bounds(pixel_box(x, 0.1)),
+        lambda: certify(pruned, x, y, 0.1),
+        lambda: copy.deepcopy(pruned),
+        lambda: pickle.dumps(pruned),
+        lambda: pruned.double(),
+    ):
+        with pytest.raises(ValueError, match="must keep its weights, biases, running means, mean and std, got changed"):
+            call()
+    assert_equal(net, prune(net), x, 0.1)
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_type_that_rounds_the_constants_is_refused_before_anything_is_rounded(head: bool, dtype: torch.dtype) -> None:
+    net, x = random_net(0, 8, 2, 0, head), random_images(0, 6)
+    pruned = prune(net)
+    with pytest.raises(ValueError, match=f"must stay float32 or float64, got {dtype}"):
+        pruned.to(dtype)
+    assert_equal(net, pruned, x, 0.1)
+    assert_equal(net, pruned.double().float(), x, 0.1)
+
+
 def test_weights_that_were_changed_are_refused() -> None:
     net, x = random_net(0, 4, 2, 0, False), random_images(0, 2)
     pruned = prune(net)
     for again in (copy.deepcopy(pruned), pickle.loads(pickle.dumps(pruned))):
         assert torch.equal(again(x), net(x))
         again.load_state_dict(random_net(1, 4, 2, 0, False).state_dict())
-        with pytest.raises(ValueError, match="weights of a pruned net were changed"):
+        with pytest.raises(ValueError, match="pruned net must keep its weights"):
             again(x)
     pruned.top.weight[0, 0] += 1
-    with pytest.raises(ValueError, match="weights of a pruned net were changed"):
+    with pytest.raises(ValueError, match="pruned net must keep its weights"):
         pruned.bounds(Box(x, x))
 
 
 def test_layers_of_other_neurons_are_refused() -> None:
     net = random_net(0, 4, 2, 0, False)
     net.layers[0] = SortLinear(*net.layers[0].weight.shape[::-1], keep_prob=0.5)
-    with pytest.raises(ValueError, match="l_inf-dist neurons to be pruned, got a SortLinear"):
+    with pytest.raises(ValueError, match=r"made of l_inf-dist neurons, .* to be pruned, got a SortLinear"):
         prune(net.eval())
+    with pytest.raises(ValueError, match="to be pruned, got a BatchNorm"):
+        prune(with_batch_norm(LInfDistNet((1, 3, 5), 4, width=4, depth=2)).eval())
 
 
 def test_every_logit_and_bound_of_the_mnist_test_set_is_equal(linf_data: Callable[[str], Path]) -> None:

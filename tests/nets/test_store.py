@@ -54,12 +54,14 @@ def test_a_foreign_file_is_refused(header: dict | None, tmp_path: Path) -> None:
         load(tmp_path / "net.safetensors")
 
 
-def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [9, 10**9])  # the latter would not fit into any memory
+def test_tensors_that_do_not_fit_are_refused(width: int, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     net = LInfDistNet((1, 4, 4), 3, width=8, depth=2)
-    net.config["width"] = 9
+    net.config["width"] = width
     save(net, path)
-    with pytest.raises(ValueError, match="must hold the tensors of the net in its header"):
+    sentence = rf"must hold the tensors of the net in its header, got .* of shape \[8.*expected \[{width}"
+    with pytest.raises(ValueError, match=sentence):
         load(path)
 
 
@@ -89,6 +91,15 @@ def test_a_failed_save_leaves_the_old_file_and_no_partial_one(tmp_path: Path, mo
 def test_a_net_of_other_precision_is_refused(tmp_path: Path) -> None:
     net = LInfDistNet((1, 4, 4), 3, width=8, depth=2).double()
     with pytest.raises(TypeError, match=r"float32 to be saved, got torch.float64 in layers.0.weight"):
+        save(net, tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize("change", [{"std": 0.1}, {"mean": torch.tensor([0.5]).view(1, 1, 1)}])
+def test_a_normalisation_that_the_file_would_not_hold_is_refused(change: dict, tmp_path: Path) -> None:
+    net = LInfDistNet((1, 4, 4), 3, width=8, depth=2, mean=0.25, std=0.5)
+    for name, value in change.items():
+        setattr(net.normalize, name, value)
+    with pytest.raises(ValueError, match=r"the mean and std it was built with to be saved, \[0.25\] and 0.5, got"):
         save(net, tmp_path / "net.safetensors")
 
 

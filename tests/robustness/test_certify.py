@@ -19,6 +19,7 @@ from lib.theory.addernet import with_batch_norm
 
 SHAPE = (1, 4, 4)
 METHODS = ("margin", "interval")
+LARGEST_FLOAT = torch.finfo(torch.float32).max
 
 
 def fitted(net: Net, x: Tensor, y: Tensor, steps: int = 60) -> Net:
@@ -228,10 +229,19 @@ class TestOverflow:
 
     @pytest.mark.parametrize("method", METHODS)
     def test_in_the_distances(self, method: str) -> None:
-        net = LInfDistNet((1, 1, 1), 2, width=1, depth=2, std=1 / 3e38).eval()
-        net.layers[0].weight.data.fill_(-2.4e38)
-        net.top.weight.data = torch.tensor([[2e38], [3.3e38]])
-        self.assert_unproved(net, 0.3, 0.39, method)
+        net = LInfDistNet((1, 1, 1), 2, width=1, depth=2, std=2.0**-100).eval()
+        net.layers[0].weight.data.fill_(-9.5e30)
+        net.top.weight.data.fill_(-LARGEST_FLOAT)
+        net.top.bias.data = torch.tensor([0.0, -4.1e31])
+        self.assert_unproved(net, 0.3, 0.9, method)
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_in_a_distance_that_has_no_weight(self, method: str) -> None:
+        # an infinite second distance times a coefficient 0 is NaN, and argmax takes NaN for the largest
+        net = SortNet((1, 1, 1), 2, width=2, depth=2, keep_prob=1.0, std=2.0**-100).eval()
+        net.layers[0].weight.data.fill_(-9.5e30)
+        net.top.weight.data = torch.tensor([[-LARGEST_FLOAT] * 2, [0.0] * 2])
+        self.assert_unproved(net, 0.3, 0.9, method)
 
     @pytest.mark.parametrize("method", METHODS)
     def test_below_a_head_that_hides_it(self, method: str) -> None:
@@ -242,6 +252,34 @@ class TestOverflow:
         net.head.fc2.bias.data = torch.tensor([0.0, 1.0])
         net.layers[0].weight.data.fill_(-3.0)
         assert not certify(net, torch.full((1, 1, 1, 1), 0.5), torch.tensor([1]), 0.1, method).certified
+
+
+class TestUnderflow:
+    """Near the smallest float a quotient or a product is off by more than its 2^-24th part."""
+
+    Q = 2.0**-149
+
+    def assert_unproved(self, net: Net, pixel: int, broken: int, method: str) -> None:
+        x, other = (torch.full((1, *net.input_shape), value * self.Q) for value in (pixel, broken))
+        label, eps = net(x).argmax(1), (broken - pixel) * self.Q
+        assert net(other).argmax(1) != label
+        assert not certify(net, x, label, eps, method).certified
+        assert certified_radius(net, x, label, method) < eps
+
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize(("std", "pixel", "broken", "weights"), [(10.0, 5, 15, (0, 3)), (0.3081, 6, 7, (19, 26))])
+    def test_in_the_normalisation(
+        self, std: float, pixel: int, broken: int, weights: tuple[int, int], method: str
+    ) -> None:
+        net = LInfDistNet((1, 1, 1), 2, width=1, depth=1, std=std).eval().requires_grad_(False)
+        net.top.weight.copy_(torch.tensor(weights)[:, None] * self.Q)
+        self.assert_unproved(net, pixel, broken, method)
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_in_the_products_of_a_sortnet(self, method: str) -> None:
+        net = SortNet((1, 1, 12), 2, width=1, depth=1, keep_prob=0.7).eval().requires_grad_(False)
+        net.top.weight.copy_(torch.tensor([0, 15])[:, None] * self.Q)
+        self.assert_unproved(net, 7, 8, method)
 
 
 class TestPixelBox:
@@ -337,6 +375,15 @@ class TestRefusals:
         replaced.top.forward = lambda x, p=math.inf: -x[:, :3]  # type: ignore[method-assign]
         with pytest.raises(TypeError, match="got LInfDist top"):
             certify(replaced, x, y, 0.1)
+        for name, value in (("activations", lambda x: [x, x]), ("lead", lambda box, y: y + 1), ("std", 1e9)):
+            net = LInfDistNet(SHAPE, 3, width=4, depth=2)
+            vars(net)[name] = value
+            with pytest.raises(TypeError, match="got LInfDistNet"):
+                certify(net, x, y, 0.1)
+        precise = LInfDistNet(SHAPE, 3, width=4, depth=2)
+        precise.top.roundings = 0
+        with pytest.raises(TypeError, match="got LInfDist top"):
+            certify(precise, x, y, 0.1)
         hooked = LInfDistNet(SHAPE, 3, width=4, depth=2)
         hooked.register_forward_hook(lambda net, inputs, logits: -logits)
         with pytest.raises(ValueError, match="no forward hooks to be certified, got some on LInfDistNet"):
@@ -352,6 +399,32 @@ class TestRefusals:
         net.layers[0].weight.data[0, 0] = math.inf
         with pytest.raises(ValueError, match=r"non-finite entry in layers\.0\.weight"):
             certify(net, torch.rand(1, *SHAPE), torch.tensor([0]), 0.1)
+
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            ({"std": -0.3}, r"net must have a std between 2\^-100 and 2\^100, got -0.3"),
+            ({"std": math.nan}, r"net must have a std between 2\^-100 and 2\^100, got nan"),
+            ({"std": 2e-45}, r"net must have a std between 2\^-100 and 2\^100, got 2e-45"),
+            ({"std": 3e38}, r"net must have a std between 2\^-100 and 2\^100, got 3e\+38"),
+            ({"mean": torch.full((1, 1, 1), math.nan)}, r"finite weights, got a non-finite entry in normalize\.mean"),
+        ],
+    )
+    def test_a_normalisation_that_turns_boxes_inside_out(self, change: dict[str, object], sentence: str) -> None:
+        net = LInfDistNet(SHAPE, 3, width=4, depth=2)
+        for name, value in change.items():
+            setattr(net.normalize, name, value)
+        with pytest.raises(ValueError, match=sentence):
+            certify(net, torch.rand(1, *SHAPE), torch.tensor([0]), 0.1)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_a_sortnet_that_was_rounded_until_it_stretches(self, dtype: torch.dtype) -> None:
+        net = SortNet(SHAPE, 3, width=12, depth=3, keep_prob=0.72 if dtype is torch.float16 else 0.85)
+        arguments = net, torch.rand(1, *SHAPE), torch.tensor([0]), 0.1
+        certify(*arguments)
+        net.to(dtype).float()
+        with pytest.raises(ValueError, match=r"sum of at most 1, got 1\.0.* on SortLinear layers\.1"):
+            certify(*arguments)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
     def test_images_of_another_precision_than_the_net(self, dtype: torch.dtype) -> None:
@@ -370,6 +443,32 @@ class TestRefusals:
                 certify(self.net, torch.rand(1, *SHAPE), torch.tensor([0]), 0.1)
         finally:
             torch.set_float32_matmul_precision("highest")
+
+    @pytest.mark.parametrize("precision", ["tf32", "bf16"])
+    def test_reduced_precision_of_the_backend_that_runs_the_net(self, precision: str) -> None:
+        matmul = torch.backends.mkldnn.matmul
+        before = matmul.fp32_precision
+        matmul.fp32_precision = precision
+        try:
+            with pytest.raises(ValueError, match=f"full precision, got '{precision}' and autocast=False on cpu"):
+                certify(self.net, torch.rand(1, *SHAPE), torch.tensor([0]), 0.1)
+        finally:
+            matmul.fp32_precision = before
+
+    def test_reduced_precision_of_another_backend_is_no_matter(self) -> None:
+        before = torch.backends.cuda.matmul.fp32_precision
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        try:
+            certify(self.net, torch.rand(1, *SHAPE), torch.tensor([0]), 0.1)
+        finally:
+            torch.backends.cuda.matmul.fp32_precision = before
+
+    def test_reduced_precision_where_torch_has_one_setting_for_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.backends, "mkldnn", object())
+        certify(self.net, torch.rand(1, *SHAPE), torch.tensor([0]), 0.1)
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+        with pytest.raises(ValueError, match="full precision, got 'high'"):
+            certify(self.net, torch.rand(1, *SHAPE), torch.tensor([0]), 0.1)
 
     @pytest.mark.parametrize("call", [lambda *a: certify(*a, 0.1), certified_radius])
     def test_autocast_on_the_processor(self, call: Callable[..., object]) -> None:
