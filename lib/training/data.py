@@ -68,7 +68,7 @@ def load_data(recipe: Recipe, data_root: str | Path | None = None) -> DataSplit:
         split = _hold_out(split.train, _HELD_OUT.get(recipe.dataset, 5000))
     return DataSplit(
         _limited(split.train, "train_limit", recipe.train_limit),
-        _centre(_limited(split.test, "test_limit", recipe.test_limit), recipe.input_shape),
+        _centred(_limited(split.test, "test_limit", recipe.test_limit), recipe.input_shape),
     )
 
 
@@ -95,6 +95,13 @@ def class_names(dataset: str, data_root: str | Path | None = None) -> list[str]:
 def batch(images: Images, indices: Tensor) -> Tensor:
     """The images at int64 indices [B] as float32 [B, C, H, W] in [0, 1], on the device of the images."""
     return images.pixels[indices.to(images.pixels.device)].to(torch.float32) * images.scale
+
+
+def centre(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle [B, C, height, width] of images at least as large, of `size` = (height, width): how a net sees them
+    outside training."""
+    top, left = ((whole - part) // 2 for whole, part in zip(x.shape[2:], size, strict=True))
+    return x[:, :, top : top + size[0], left : left + size[1]]
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
@@ -184,10 +191,8 @@ def _limited(images: Images, name: str, limit: int) -> Images:
     return images.subset(_fixed_permutation(len(images))[:limit]) if 0 < limit < len(images) else images
 
 
-def _centre(images: Images, shape: tuple[int, int, int]) -> Images:
-    top, left = ((whole - part) // 2 for whole, part in zip(images.pixels.shape[2:], shape[1:], strict=True))
-    pixels = images.pixels[:, :, top : top + shape[1], left : left + shape[2]]
-    return Images(pixels.contiguous(), images.labels, images.scale)
+def _centred(images: Images, shape: tuple[int, int, int]) -> Images:
+    return Images(centre(images.pixels, shape[1:]).contiguous(), images.labels, images.scale)
 
 
 def _check_fit(recipe: Recipe, images: Images) -> None:

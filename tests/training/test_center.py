@@ -35,6 +35,14 @@ def test_chunks_of_different_length_weigh_by_their_images(net, images, monkeypat
     torch.testing.assert_close(first.shift.running_mean, distances.mean(0))
 
 
+def test_of_larger_images_it_takes_the_middle(net, images):
+    center.center_(net, images)
+    wanted = net.layers[0].shift.running_mean.clone()
+    framed = torch.nn.functional.pad(images.pixels, (2, 2, 2, 2), value=255)
+    center.center_(net, Images(framed, images.labels, images.scale))
+    assert torch.equal(net.layers[0].shift.running_mean, wanted)
+
+
 def test_it_draws_nothing_and_leaves_modes_momenta_and_weights_as_they_belong(net, images):
     before, weights = torch.get_rng_state(), [parameter.clone() for parameter in net.parameters()]
     center.center_(net.train(), images)
