@@ -1,7 +1,7 @@
 """Seconds of a piece of work, on the CPU or on a GPU."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -31,6 +31,13 @@ def runs(work: Work, count: int = RUNS) -> tuple[float, ...]:
     work()
     repeats = max(1, int(_LEAST_SECONDS / once(work)))
     return tuple(once(work, repeats) for _ in range(count))
+
+
+def in_turn(works: Sequence[Work], count: int = RUNS) -> list[tuple[float, ...]]:
+    """Seconds of each of `count` runs of each piece, one after the other in each round, so that all meet one load."""
+    for work in works:
+        work()
+    return list(zip(*([once(work) for work in works] for _ in range(count)), strict=True))
 
 
 def _wait() -> None:

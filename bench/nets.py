@@ -17,6 +17,7 @@ from lib import certify, load, prune, recipes
 from lib.experiments.speed import FORWARD, Timing
 from lib.nets.models import LInfDistNet, build
 from lib.recipes import Recipe
+from lib.robustness.inputs import executed_logits
 from lib.training.data import Images, batch, epoch_order, load_data, step_generator, training_batch
 from lib.training.objectives import make_objective
 from lib.training.optim import make_optimizer
@@ -135,12 +136,8 @@ def _certify(recipe: Recipe, device: str) -> Found:
     x = batch(test, indices)
     with torch.no_grad():
         y = net(x).argmax(1)
-    yield _certifying(_label(recipe), net, x, y, recipe.eps_test)
-
-
-def _certifying(who: str, net: Any, x: Tensor, y: Tensor, eps: float) -> Timing:
-    seconds = clock.runs(lambda: certify(net, x, y, eps))
-    return Timing(what="certify", who=who, p=math.inf, batch=len(x), widths=_widths(net), seconds=seconds)
+    seconds = clock.runs(lambda: certify(net, x, y, recipe.eps_test))
+    yield Timing(what="certify", who=_label(recipe), p=math.inf, batch=len(x), widths=_widths(net), seconds=seconds)
 
 
 def _pruned(device: str) -> Found:
@@ -153,8 +150,12 @@ def _pruned(device: str) -> Found:
     dense = load(PRUNED).eval()
     assert isinstance(dense, LInfDistNet)
     x, y = batch(loaded[1], torch.arange(PRUNED_IMAGES)), loaded[1].labels
-    for who, net in (("dense net", dense), ("pruned net", prune(dense))):
-        with torch.no_grad():
-            seconds = clock.runs(functools.partial(net, x))
-        yield Timing(what=FORWARD, who=who, p=math.inf, batch=len(x), widths=_widths(net), seconds=seconds)
-        yield _certifying(who, net, x, y, recipe.eps_test)
+    pair = {"dense net": dense, "pruned net": prune(dense)}
+    tasks: dict[str, Callable[[Any], object]] = {
+        FORWARD: lambda net: executed_logits(net, x),
+        "certify": lambda net: certify(net, x, y, recipe.eps_test),
+    }
+    for what, task in tasks.items():
+        seconds = clock.in_turn([functools.partial(task, net) for net in pair.values()])
+        for who, column in zip(pair, seconds, strict=True):
+            yield Timing(what=what, who=who, p=math.inf, batch=len(x), widths=_widths(dense), seconds=column)
