@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def training_work(recipe: Recipe) -> int:
     """Subtractions of all forward passes of one training image: `Recipe.flops` times the epochs.
 
-    The backward passes, which cost a fixed multiple of it, are left out, and so is the number of images, which is the
+    The backward passes, which cost a small multiple of it, are left out, and so is the number of images, which is the
     same for all runs on one data set.
     """
     return recipe.flops * recipe.epochs

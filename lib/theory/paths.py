@@ -19,7 +19,7 @@ def paths(net: PlainNet, x: Tensor) -> list[Tensor]:
     with torch.no_grad():
         followed = torch.arange(net.num_classes).expand(len(x), -1)
         found = []
-        for layer, inputs in zip([*net.layers, net.top][::-1], net.activations(x)[::-1], strict=True):
+        for layer, inputs in zip(net.stack()[::-1], net.activations(x)[::-1], strict=True):
             followed = _furthest(inputs.flatten(1), layer.weight, followed)
             found.append(followed)
     return found
