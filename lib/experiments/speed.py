@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from lib.ops.cpu import LARGEST_SQUARED_P
+
 SCHEMA = 1
 
 FORWARD, BOTH, BOUNDS = "forward", "forward + backward", "bounds"
@@ -147,9 +149,6 @@ def _timing(raw: dict[str, Any]) -> Timing:
 
 # -- the floor --------------------------------------------------------------------------------------------------------
 
-# Up to this p every term is squared out (lib/ops/cpu.py).
-_LARGEST_SQUARED_P = 32
-
 
 def instructions(what: str, p: float) -> tuple[int, int]:
     """Vector instructions a triple takes, the loads left out: multiplications, and all of them.
@@ -162,7 +161,7 @@ def instructions(what: str, p: float) -> tuple[int, int]:
     Raises:
         ValueError: something else than forward, forward + backward and bounds.
     """
-    squarings = round(math.log2(p)) if p <= _LARGEST_SQUARED_P and math.log2(p).is_integer() else 0
+    squarings = round(math.log2(p)) if p <= LARGEST_SQUARED_P and math.log2(p).is_integer() else 0
     if what == BOUNDS:
         return 0, 6
     if what not in (FORWARD, BOTH):

@@ -20,7 +20,7 @@ from lib.ops.compiled import ready
 
 _LARGEST_INPUT = 2.0**126
 # Up to this every term is squared out; above, terms that do not count are left out.
-_LARGEST_SQUARED_P = 32
+LARGEST_SQUARED_P = 32
 # So few samples do not pay for packing the weights.
 _FEW_SAMPLES = 3
 _BACKWARD_TASKS = 16
@@ -205,7 +205,7 @@ def _inverse(y: Tensor) -> Tensor:
 def _squarings(p: float) -> tuple[int, ...]:
     """A tuple of length n where p = 2^n is small enough to be squared out, else an empty one."""
     mantissa, exponent = math.frexp(p)
-    return (0,) * (exponent - 1) if mantissa == 0.5 and p <= _LARGEST_SQUARED_P else ()
+    return (0,) * (exponent - 1) if mantissa == 0.5 and p <= LARGEST_SQUARED_P else ()
 
 
 def _rule(exponent: float) -> tuple[np.float32, int, np.float32, NDArray[np.float32]]:
