@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# the columns of a summary that a cost table has
+_KEPT = ("subset", "runs", "images", "clean", "certified", "certified_spread")
+
+
 def training_work(recipe: Recipe) -> int:
     """Subtractions of all forward passes of one training image: `Recipe.flops` times the epochs.
 
@@ -33,9 +37,10 @@ def cost_table(recipe: str, results: str | Path) -> pd.DataFrame:
     and the paper's row last.
 
     Columns: budget and its changes, width, depth, epochs, work (see `training_work`), of_paper (the share of the
-    paper's work), runs, images, clean and certified (mean, percent), certified_spread (standard deviation), and
-    per_decade: points of certified accuracy won over the laptop's for each tenfold of its work, NaN where there is none
-    to win over. Numbers are unrounded, the paper's certified accuracy is NaN where it has no such row.
+    paper's work), subset (of the data, in words), runs, images, clean and certified (mean, percent), certified_spread
+    (standard deviation), and per_decade: points of certified accuracy won over the laptop's for each tenfold of its
+    work, NaN where there is none to win over. Numbers are unrounded, the paper's certified accuracy is NaN where it has
+    no such row.
 
     Raises:
         ValueError: no such recipe, or a damaged record.
@@ -46,7 +51,7 @@ def cost_table(recipe: str, results: str | Path) -> pd.DataFrame:
     printed = published_row(recipe, paper.eps_test) or {"clean": math.nan, "certified": math.nan}
     rows = sorted(rows, key=lambda row: (row["work"], row["budget"]))
     rows.append(_shape("the paper's", paper) | {"clean": printed["clean"], "certified": printed["certified"]})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=[*_shape("", paper), *_KEPT])
     table["of_paper"] = table["work"] / training_work(paper)
     table["per_decade"] = _per_decade(table)
     return table
@@ -102,8 +107,7 @@ def _comparable(record: Record, paper: Recipe) -> bool:
 
 def _row(group: Sequence[Record]) -> dict[str, Any]:
     columns = summary(group)
-    kept = ("subset", "runs", "images", "clean", "certified", "certified_spread")
-    return _shape(group[0].setting, group[0].recipe) | {name: columns[name] for name in kept}
+    return _shape(group[0].setting, group[0].recipe) | {name: columns[name] for name in _KEPT}
 
 
 def _shape(budget: str, recipe: Recipe) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What all nets share: normalisation, a stack of distance layers, a top, and how values and boxes pass through."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import cast
 
@@ -14,7 +15,7 @@ from lib.nets.layers import LInfDist, LInfDistConv2d, Normalize
 DistanceLayer = LInfDist | LInfDistConv2d
 
 
-class DistanceNet(nn.Module):
+class DistanceNet(nn.Module, ABC):
     """What the nets share: normalisation, a stack of distance layers, and then a top that makes logits of it.
 
     A kind of net says by `logits`, `logit_bounds` and `lead` what its top is.
@@ -60,20 +61,20 @@ class DistanceNet(nn.Module):
         """Of the normalisation: a radius in network units times std is one in pixels."""
         return self.normalize.std
 
+    @abstractmethod
     def logits(self, features: Tensor, p: float = math.inf) -> Tensor:
         """features [B, width] -> logits [B, K]: the top alone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def logit_bounds(self, features: Box) -> Box:
         """Bounds [B, K] of the logits at p = inf over a box of features; hold for every float32 execution."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lead(self, features: Box, y: Tensor) -> Tensor:
         """Lower bounds [B] of f_y - max_{i != y} f_i at p = inf over a box of features.
 
         One above 0 means that f_y is above every other logit in every float32 execution.
         """
-        raise NotImplementedError
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, C, H, W] in [0, 1] -> logits [B, K]."""

@@ -25,6 +25,7 @@ layer reads may have any value. (After training L is large: few terms remain, an
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -42,7 +43,7 @@ from lib.ops.sparse import shortlists
 Prunable = TypeVar("Prunable", LInfDistNet, LInfDistNetMLP)
 
 
-class _Sealed(nn.Module):
+class _Sealed(nn.Module, ABC):
     """A part of a pruned net: right for the constants it was made with, and refusing to run with any others.
 
     Another device and float64 hold the same values, so it may move; a smaller type would round them.
@@ -50,9 +51,9 @@ class _Sealed(nn.Module):
 
     _seal: object  # what the constants were
 
+    @abstractmethod
     def _constants(self) -> object:
         """What stands for the constants: equal as long as they are, and cheap to look at in every call."""
-        raise NotImplementedError
 
     def _check_constants(self) -> None:
         if self._constants() != self._seal:

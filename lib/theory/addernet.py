@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from lib.nets.base import DistanceNet
+from lib.nets.base import PlainNet
 from lib.nets.box import Box
 from lib.nets.layers import LInfDist, MeanShift
 from lib.nets.models import LInfDistNet
@@ -65,7 +65,7 @@ def batch_norm_bound(net: LInfDistNet) -> float:
     return math.prod(module.stretch() for module in net.modules() if isinstance(module, BatchNorm))
 
 
-class AdderNet(DistanceNet):
+class AdderNet(PlainNet):
     """AdderNet's neurons in the place of ours: l_1 distances, each hidden layer followed by batch norm (Appendix C).
 
     Every layer computes -||x - w||_1 up to the sign that the next batch norm makes meaningless. AdderNet's modified
@@ -90,17 +90,20 @@ class AdderNet(DistanceNet):
         self.top = plain.top
 
     def activations(self, x: Tensor, p: float = math.inf) -> list[Tensor]:
-        """As in `DistanceNet`, at p = 1 whatever p is."""
+        """As in any net, at p = 1 whatever p is."""
         return super().activations(x, 1.0)
 
-    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
-        """x [B, C, H, W] in [0, 1] -> logits [B, K], at p = 1 whatever p is."""
-        return -self.top(self.features(x), 1.0)
+    def logits(self, features: Tensor, p: float = math.inf) -> Tensor:
+        """features [B, width] -> logits [B, K], at p = 1 whatever p is."""
+        return -self.top(features, 1.0)
 
     def feature_bounds(self, box: Box) -> Box:
         """Refused with a ValueError: the layers' bounds are those of p = inf."""
-        raise ValueError("an AdderNet is evaluated at p = 1, expected a net that is evaluated at p = inf to bound")
+        raise ValueError(_NO_BOUNDS)
 
-    def distance_weights(self) -> list[nn.Parameter]:
-        """The weights of all distance neurons, the top layer's included."""
-        return [*super().distance_weights(), self.top.weight]
+    def logit_bounds(self, features: Box) -> Box:
+        """Refused with a ValueError, as `feature_bounds`."""
+        raise ValueError(_NO_BOUNDS)
+
+
+_NO_BOUNDS = "an AdderNet is evaluated at p = 1, expected a net that is evaluated at p = inf to bound"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lib.experiments import ledger
-from lib.experiments.cost import cost_table, plot_costs, training_work
+from lib.experiments.cost import cost_table, plot_costs, shown, training_work
 from lib.experiments.published import published_row
 from lib.experiments.record import Record, Table
 from lib.recipes import load
@@ -61,6 +61,7 @@ class TestCostTable:
         found = cost_table(ROW, tmp_path)
         assert list(found["budget"]) == ["the paper's"]
         assert found["per_decade"].isna().all()
+        assert shown(found).loc["the paper's", "certified (%)"] == "92.64"
 
 
 class TestPlotCosts:

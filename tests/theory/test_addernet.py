@@ -105,3 +105,5 @@ class TestAdderNet:
         x = torch.rand(1, *SHAPE)
         with pytest.raises(ValueError, match="an AdderNet is evaluated at p = 1"):
             self.net.feature_bounds(Box(x, x))
+        with pytest.raises(ValueError, match="an AdderNet is evaluated at p = 1"):
+            self.net.logit_bounds(Box(x.flatten(1), x.flatten(1)))
