@@ -116,9 +116,9 @@ class DistanceNet(nn.Module, ABC):
 
     def magnitude(self, activations: list[Tensor]) -> Tensor:
         """max |v| [B] over all values executed on the way to the features, before and after every mean shift."""
-        sizes = [activations[0].flatten(1).abs().amax(1)]
+        sizes = [_largest_size(activations[0])]
         for layer, output in zip(self._feature_layers(), activations[1:], strict=True):
-            sizes.append(output.flatten(1).abs().amax(1) + layer.offset())
+            sizes.append(_largest_size(output) + layer.offset())
         return torch.stack(sizes).amax(0)
 
     def roundings(self) -> int:
@@ -203,3 +203,9 @@ def _check(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def _largest_size(v: Tensor) -> Tensor:
+    """max |v| [B] over all but the first dimension; the sizes of all entries, a copy of them, are never made."""
+    v = v.flatten(1)
+    return torch.maximum(v.amax(1), -v.amin(1))

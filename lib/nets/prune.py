@@ -16,8 +16,9 @@ of a maximum by a number between them and that maximum. Over a smaller box the l
 0, l'_i - w_i and w_i - u'_i, and the greatest that of u'_i - w_i and w_i - l'_i: the terms that are left out are again
 at most L, and both maxima are at least L, since l <= l' and u' <= u. QED
 
-The terms of a unit stand in the order of u_i - w_i and w_i - l_i. Once the samples at hand have reached what the next
-one can be at most, the rest, for the same reason, cannot be larger, and is not looked at.
+For the same reason a term may be left out for a batch of images, or of boxes, if it is at most L on all of them.
+The terms of a unit stand in the order of u_i - w_i and w_i - l_i: once the samples at hand have reached what the next
+one can be at most, the rest cannot be larger either, and is not looked at.
 
 By induction the box of the next layer holds everything this layer can execute. A unit that no kept term of the next
 layer reads may have any value. (After training L is large: few terms remain, and never both of a weight.)
@@ -36,9 +37,9 @@ from lib.nets.box import Box
 from lib.nets.layers import LInfDist, MeanShift, Normalize
 from lib.nets.models import LInfDistNet, LInfDistNetMLP
 from lib.ops import linf_dist_bounds
+from lib.ops.sparse import Shortlists, narrowed, shortlists
 from lib.ops.sparse import linf_dist as sparse_dist
 from lib.ops.sparse import linf_dist_bounds as sparse_dist_bounds
-from lib.ops.sparse import shortlists
 
 Prunable = TypeVar("Prunable", LInfDistNet, LInfDistNetMLP)
 
@@ -91,15 +92,17 @@ class PrunedDist(_Sealed, LInfDist):
         layer: the layer to replace, in float32 on the CPU.
         box: bounds [1, d_in] of all its inputs.
         read: the outputs that count, bool [d_out]; any other one is constant, its least value over the box.
+        narrow: whether to leave out, for a large batch, what cannot count in its own box: repays for pixels alone, many
+            of which are black in all images of a batch.
     """
 
-    def __init__(self, layer: LInfDist, box: Box, read: Tensor) -> None:
+    def __init__(self, layer: LInfDist, box: Box, read: Tensor, *, narrow: bool = False) -> None:
         nn.Module.__init__(self)  # LInfDist's own would draw weights
         self.weight, self.bias, self.shift = layer.weight, layer.bias, layer.shift
         floor = linf_dist_bounds(box.lower, box.upper, layer.weight)[0][0]
         above, below = box.upper - layer.weight, layer.weight - box.lower
         above[~read], below[~read] = 0, 0
-        self.lists = shortlists(layer.weight, above, below, floor)
+        self.lists, self.narrow = shortlists(layer.weight, above, below, floor), narrow
         self._seal = self._constants()
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
@@ -111,7 +114,8 @@ class PrunedDist(_Sealed, LInfDist):
         self._check_constants()
         if not self._fits(x):
             return super().forward(x, p)
-        return sparse_dist(x.flatten(1), self.lists, *self._offsets())
+        rows = x.flatten(1)
+        return sparse_dist(rows, self._lists_within(rows, rows), *self._offsets())
 
     def bounds(self, box: Box) -> Box:
         """Bounds over a box inside the one the layer was made for."""
@@ -119,11 +123,14 @@ class PrunedDist(_Sealed, LInfDist):
         if not self._fits(box.lower):
             return super().bounds(box)
         ends = box.map(lambda v: v.flatten(1))
-        return Box(*sparse_dist_bounds(*ends, self.lists, *self._offsets()))
+        return Box(*sparse_dist_bounds(*ends, self._lists_within(*ends), *self._offsets()))
 
     def kept(self) -> Tensor:
         """Whether each weight is kept, bool [d_out, d_in]."""
         return self.lists.kept(self.weight.shape[1])
+
+    def _lists_within(self, lower: Tensor, upper: Tensor) -> Shortlists:
+        return narrowed(self.lists, lower, upper) if self.narrow else self.lists
 
     def _fits(self, x: Tensor) -> bool:
         plain = x.device.type == "cpu" and x.dtype is self.weight.dtype is torch.float32
@@ -214,7 +221,7 @@ def prune(net: Prunable) -> Prunable:
     boxes = _boxes(pruned, layers)
     read = torch.ones(len(layers[-1].weight), dtype=torch.bool)
     for n in reversed(range(len(layers))):
-        sparse = PrunedDist(layers[n], boxes[n], read)
+        sparse = PrunedDist(layers[n], boxes[n], read, narrow=n == 0)
         layers[n], read = sparse, sparse.kept().any(0)
     pruned.layers = nn.ModuleList(layers[: len(pruned.layers)])
     if isinstance(pruned, LInfDistNet):

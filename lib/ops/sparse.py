@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lib.ops.compiled import ready
+
+# From so many samples on, shorter lists repay the look at their box.
+_MANY = 256
 
 
 class Shortlists(NamedTuple):
@@ -24,12 +26,12 @@ class Shortlists(NamedTuple):
 
     Signed inputs are x_0 .. x_{I-1}, -x_0 .. -x_{I-1}. A unit has whole steps of `STEP` terms; its last one fills them.
 
-    first: unit o has the steps first[o] to first[o + 1], [O + 1]. place, weight: of each term, place being where its
-    signed input starts in a tile of the kernels. most: what the terms of each step, and those behind it, are at most.
-    floor: [O].
+    begin, end: the steps of each unit, [O]. place, weight: of each term, place being where its signed input starts in a
+    tile of the kernels. most: what the terms of each step, and those behind it, are at most. floor: [O].
     """
 
-    first: NDArray[np.int64]
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
     place: NDArray[np.int32]
     weight: NDArray[np.float32]
     most: NDArray[np.float32]
@@ -37,10 +39,10 @@ class Shortlists(NamedTuple):
 
     def kept(self, features: int) -> Tensor:
         """Which weights of [O, I] any term looks at, I being `features`."""
+        step, width = _kernels().STEP, _kernels().WIDTH
         mask = torch.zeros(len(self.floor), features, dtype=torch.bool)
-        terms = torch.from_numpy(np.diff(self.first)) * _kernels().STEP
-        unit = torch.arange(len(self.floor)).repeat_interleave(terms)
-        mask[unit, torch.from_numpy(self.place // _kernels().WIDTH).long() % features] = True
+        for unit, (begin, end) in enumerate(zip(self.begin, self.end, strict=True)):
+            mask[unit, self.place[step * begin : step * end] // width % features] = True
         return mask
 
 
@@ -58,9 +60,10 @@ def shortlists(weight: Tensor, above: Tensor, below: Tensor, floor: Tensor) -> S
     counts = kept.sum(1)
     steps = -(-counts // k.STEP)
     terms = order[_filled_up(counts, k.STEP * steps)]
-    unit, column = unit[terms], column[terms]
+    unit, column, end = unit[terms], column[terms], steps.cumsum(0)
     return Shortlists(
-        F.pad(steps.cumsum(0), (1, 0)).numpy(),
+        (end - steps).numpy(),
+        end.numpy(),
         (k.WIDTH * column).int().numpy(),
         signed[unit, column].numpy(),
         most[unit, column][:: k.STEP].contiguous().numpy(),
@@ -73,6 +76,23 @@ def _filled_up(counts: Tensor, rooms: Tensor) -> Tensor:
     slots = torch.arange(int(rooms.sum())) - (rooms.cumsum(0) - rooms).repeat_interleave(rooms)
     begins, lasts = counts.cumsum(0) - counts, counts - 1
     return begins.repeat_interleave(rooms) + torch.minimum(slots, lasts.repeat_interleave(rooms))
+
+
+def narrowed(lists: Shortlists, lower: Tensor, upper: Tensor) -> Shortlists:
+    """The lists without the terms that stay at or below their floor for every x of a batch of boxes, [B, I] each.
+
+    The order of the terms stays. Small batches keep all of them: a look at every term repays on many samples only.
+    """
+    if len(lower) < _MANY:
+        return lists
+    shares = torch.get_num_threads()
+    least = _kernels().signed_least(lower.contiguous().numpy(), upper.contiguous().numpy(), shares)
+    end, place = np.empty_like(lists.end), np.empty_like(lists.place)
+    weight, most = np.empty_like(lists.weight), np.empty_like(lists.most)
+    _kernels().narrow(
+        lists.begin, lists.end, lists.place, lists.weight, lists.floor, least, end, place, weight, most, shares
+    )
+    return lists._replace(end=end, place=place, weight=weight, most=most)
 
 
 def linf_dist(x: Tensor, lists: Shortlists, plus: Tensor, minus: Tensor) -> Tensor:

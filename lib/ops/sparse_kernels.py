@@ -107,9 +107,51 @@ def tiles_of(share: int, shares: int, samples: int) -> tuple[int, int]:
 
 
 @njit(cache=True, nogil=True, parallel=True)
+def signed_least(lower: Array, upper: Array, shares: int) -> Array:
+    """What each signed input is at least in all boxes of the batch, [2 I]."""
+    samples, features = lower.shape
+    least = np.full((shares, 2 * features), np.inf, np.float32)
+    for share in prange(shares):
+        for b in range(samples * share // shares, samples * (share + 1) // shares):
+            for i in range(features):
+                least[share, i] = min(least[share, i], lower[b, i])
+                least[share, features + i] = min(least[share, features + i], -upper[b, i])
+    for share in range(1, shares):
+        least[0] = np.minimum(least[0], least[share])
+    return least[0]
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def narrow(
+    begin: Counts, end: Counts, place: Indices, weight: Array, floor: Array, least: Array,
+    new_end: Counts, new_place: Indices, new_weight: Array, new_most: Array, shares: int,
+) -> None:  # fmt: skip
+    """The terms that exceed the floor of their unit where a signed input is `least`, in their order, from begin on."""
+    for share in prange(shares):
+        reach = np.empty(len(weight), np.float32)
+        for o in range(len(floor) * share // shares, len(floor) * (share + 1) // shares):
+            # unsigned: of an index that could be negative, Numba asks every time whether it is
+            kept, least_distance = np.uint64(begin[o] * STEP), floor[o]
+            for n in range(kept, np.uint64(end[o] * STEP)):
+                at, w = place[n], weight[n]
+                now = w - least[np.uint64(at) // np.uint64(WIDTH)]
+                new_place[kept], new_weight[kept], reach[kept] = at, w, now  # overwritten unless it counts
+                kept += np.uint64(now > least_distance)
+            new_end[o] = (kept + np.uint64(STEP - 1)) // np.uint64(STEP)
+            last = kept - np.uint64(1)
+            for n in range(kept, np.uint64(new_end[o] * STEP)):
+                new_place[n], new_weight[n], reach[n] = new_place[last], new_weight[last], reach[last]
+            largest = np.float32(0)
+            for step in range(new_end[o] - 1, begin[o] - 1, -1):
+                for n in range(step * STEP, (step + 1) * STEP):
+                    largest = max(largest, reach[n])
+                new_most[step] = largest
+
+
+@njit(cache=True, nogil=True, parallel=True)
 def forward(
-    x: Array, first: Counts, place: Indices, weight: Array, most: Array, floor: Array, plus: Array, minus: Array,
-    y: Array, shares: int,
+    x: Array, begin: Counts, end: Counts, place: Indices, weight: Array, most: Array, floor: Array, plus: Array,
+    minus: Array, y: Array, shares: int,
 ) -> None:  # fmt: skip
     """y [B, O] = (distance + plus) - minus for x [B, I]."""
     samples, half = len(x), 2 * x.shape[1] * WIDTH
@@ -120,15 +162,15 @@ def forward(
             b = min(t * LANES, samples - LANES)
             fill_tile(x, x, b, tile)
             for o in range(len(floor)):
-                largest = unit_max(tile, half, place, weight, most, first[o], first[o + 1], floor[o])
+                largest = unit_max(tile, half, place, weight, most, begin[o], end[o], floor[o])
                 store_shifted(largest, plus[o], minus[o], columns, o)
             store_samples(columns, y, b)
 
 
 @njit(cache=True, nogil=True, parallel=True)
 def forward_bounds(
-    lower: Array, upper: Array, first: Counts, place: Indices, weight: Array, most: Array, floor: Array, plus: Array,
-    minus: Array, least: Array, greatest: Array, shares: int,
+    lower: Array, upper: Array, begin: Counts, end: Counts, place: Indices, weight: Array, most: Array, floor: Array,
+    plus: Array, minus: Array, least: Array, greatest: Array, shares: int,
 ) -> None:  # fmt: skip
     """The same for the least and greatest distance over boxes, [B, O] each."""
     samples, half = len(lower), 2 * lower.shape[1] * WIDTH
@@ -141,8 +183,8 @@ def forward_bounds(
             fill_tile(upper, lower, b, near)  # the least of w - x and x - w
             fill_tile(lower, upper, b, far)
             for o in range(len(floor)):
-                shortest = unit_max(near, half, place, weight, most, first[o], first[o + 1], floor[o])
-                longest = unit_max(far, half, place, weight, most, first[o], first[o + 1], floor[o])
+                shortest = unit_max(near, half, place, weight, most, begin[o], end[o], floor[o])
+                longest = unit_max(far, half, place, weight, most, begin[o], end[o], floor[o])
                 store_shifted(shortest, plus[o], minus[o], small, o)
                 store_shifted(longest, plus[o], minus[o], large, o)
             store_samples(small, least, b)

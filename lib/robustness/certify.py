@@ -68,7 +68,8 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
     # Images of one label are alike, and a pruned net stops sooner where those stand side by side.
     order = y.argsort(stable=True)
     with torch.no_grad(), evaluation_mode(net):
-        parts = [_certify_by_margin(net, x[some], y[some], radius) for some in order.split(CHUNK)]
+        # index_select, not x[some]: the same copy in half the time
+        parts = [_certify_by_margin(net, x.index_select(0, some), y[some], radius) for some in order.split(CHUNK)]
         place = order.argsort()
         correct, certified, reach = (torch.cat(column)[place] for column in zip(*parts, strict=True))
         if by_intervals:

@@ -122,6 +122,6 @@ def pixel_box(x: Tensor, eps: float | Tensor, *, clip: bool = True) -> Box:
         clip: cut to valid pixels, [0, 1].
     """
     radius = eps.double().view(-1, 1, 1, 1) if isinstance(eps, Tensor) else eps
-    lower = torch.nextafter((x.double() - radius).to(x.dtype), x.new_tensor(-math.inf))
-    upper = torch.nextafter((x.double() + radius).to(x.dtype), x.new_tensor(math.inf))
-    return Box(lower.clamp(min=0), upper.clamp(max=1)) if clip else Box(lower, upper)
+    lower = (x.double() - radius).to(x.dtype).nextafter_(x.new_tensor(-math.inf))
+    upper = (x.double() + radius).to(x.dtype).nextafter_(x.new_tensor(math.inf))
+    return Box(lower.clamp_(min=0), upper.clamp_(max=1)) if clip else Box(lower, upper)

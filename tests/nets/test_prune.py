@@ -54,7 +54,7 @@ def assert_equal(net: Net, pruned: Net, x: Tensor, eps: float) -> None:
     depth=st.integers(1, 4),
     levels=st.sampled_from([0, 1, 2, 5]),
     head=st.booleans(),
-    count=st.integers(1, 70),
+    count=st.one_of(st.integers(1, 70), st.just(600)),  # from 256 on their own box counts
     eps=st.floats(1e-6, 0.99),
 )
 def test_logits_and_bounds_are_equal_on_valid_images(

@@ -48,7 +48,7 @@ def test_a_list_leaves_out_what_cannot_exceed_the_floor() -> None:
     above = torch.tensor([[1.0, 0.0, 4.0, 3.0], [9.0, 0.0, 0.0, 0.0]])
     below = torch.tensor([[2.0, 2.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     lists = sparse.shortlists(weight, above, below, torch.tensor([2.0, 1.0]))
-    assert lists.first.tolist() == [0, 1, 2]
+    assert lists.begin.tolist() == [0, 1] and lists.end.tolist() == [1, 2]
     # In the order of the most that each can be: 1 above 1.0, 3 above -2.0, 1 below 5.0; the last fills up the step.
     first, second = (np.stack([lists.place // simd.WIDTH, lists.weight], 1).reshape(2, sparse_kernels.STEP, 2)).tolist()
     assert first == [[6, -1], [7, 2], *[[1, 5]] * (sparse_kernels.STEP - 2)]
@@ -61,10 +61,65 @@ def test_no_term_of_a_step_or_behind_it_can_be_more_than_its_most() -> None:
     _, w, lists = random_case(33, 257, 65)
     side = torch.cat([w + 1, 1 - w], 1).numpy()
     for o in range(len(w)):
-        steps = slice(lists.first[o], lists.first[o + 1])
+        steps = slice(lists.begin[o], lists.end[o])
         terms = lists.place.reshape(-1, sparse_kernels.STEP)[steps] // simd.WIDTH
         assert np.array_equal(side[o][terms].max(1), lists.most[steps])
         assert (np.diff(lists.most[steps]) <= 0).all() and (lists.most[steps] > lists.floor[o]).all()
+
+
+def narrow_case() -> tuple[Tensor, Tensor, Tensor, sparse.Shortlists]:
+    """As many boxes as are worth a look, in which many inputs do not move and none takes its whole range."""
+    x, w, lists = random_case(600, 61, 35)
+    x = 0.2 + 0.5 * x
+    x[:, ::3] = torch.linspace(-0.9, 0.9, 21)
+    return x - 0.1, x, w, lists
+
+
+def test_narrowed_lists_hold_what_can_count_for_any_sample_in_the_same_order() -> None:
+    lower, upper, _, lists = narrow_case()
+    step = sparse_kernels.STEP
+    narrow = sparse.narrowed(lists, lower, upper)
+    least = torch.cat([lower.amin(0), -upper.amax(0)]).numpy()
+    for o in range(len(lists.floor)):
+        all_terms = slice(step * lists.begin[o], step * lists.end[o])
+        place, weight = lists.place[all_terms], lists.weight[all_terms]
+        counts = weight - least[place // simd.WIDTH] > lists.floor[o]
+        left = slice(step * narrow.begin[o], step * narrow.end[o])
+        wanted = place[counts]
+        assert np.array_equal(narrow.place[left][: len(wanted)], wanted)
+        assert (narrow.place[left][len(wanted) :] == wanted[-1:]).all()
+        most = (narrow.weight[left] - least[narrow.place[left] // simd.WIDTH]).reshape(-1, step).max(1, initial=0)
+        running = np.maximum.accumulate(most[::-1])[::-1]
+        assert np.array_equal(narrow.most[narrow.begin[o] : narrow.end[o]], running)
+    assert (narrow.end - narrow.begin).sum() < 0.8 * (lists.end - lists.begin).sum()
+    assert (narrow.kept(61) <= lists.kept(61)).all() and narrow.kept(61).sum() < lists.kept(61).sum()
+
+
+def test_narrowed_lists_give_the_same_distances_and_bounds() -> None:
+    lower, upper, w, lists = narrow_case()
+    plus, minus = constants(len(w))
+    narrow = sparse.narrowed(lists, upper, upper)
+    wanted = (reference.lp_dist(upper, w, math.inf) + plus) - minus
+    assert torch.equal(sparse.linf_dist(upper, narrow, plus, minus), wanted)
+    # all samples are in the box of the batch, and so is any part of them
+    assert torch.equal(sparse.linf_dist(upper[:7], narrow, plus, minus), wanted[:7])
+    got = sparse.linf_dist_bounds(lower, upper, sparse.narrowed(lists, lower, upper), plus, minus)
+    for a, b in zip(got, reference.linf_dist_bounds(lower, upper, w), strict=True):
+        assert torch.equal(a, (b + plus) - minus)
+
+
+def test_lists_whose_terms_all_stay_below_the_floor_become_empty() -> None:
+    _, w, lists = random_case(1, 40, 9)
+    middle = torch.zeros(600, 40)
+    high = lists._replace(floor=np.full(9, 3.5, np.float32))
+    narrow = sparse.narrowed(high, middle, middle)
+    away = np.abs(w.numpy()).max(1) > 3.5
+    assert np.array_equal(narrow.end > narrow.begin, away) and not away.all()
+
+
+def test_few_samples_keep_whole_lists() -> None:
+    lower, upper, _, lists = narrow_case()
+    assert sparse.narrowed(lists, lower[:100], upper[:100]) is lists
 
 
 @pytest.mark.parametrize("late", [0, 17, 40])
