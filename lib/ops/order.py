@@ -124,8 +124,10 @@ def _largest_by_kernel(lower: Tensor, upper: Tensor, w: Tensor, count: int, leas
 
 
 def _places_by_kernel(x: Tensor, w: Tensor, values: Tensor) -> Tensor:
-    places = torch.empty(len(x), len(w), len(values), dtype=torch.int32)
-    ready("order_kernels").find(*(t.contiguous().numpy() for t in (x, w, values)), places.numpy())
+    kernels, places = ready("order_kernels"), torch.empty(len(x), len(w), len(values), dtype=torch.int32)
+    more = -x.shape[1] % kernels.WORD
+    x, w = F.pad(x, (0, more), value=math.nan), F.pad(w, (0, more))
+    kernels.find(*(t.contiguous().numpy() for t in (x, w, values)), places.numpy())
     return places
 
 
@@ -170,6 +172,8 @@ def _(x: Tensor, w: Tensor, c: Tensor, with_places: bool) -> tuple[Tensor, Tenso
 def _sort_dist_backward(
     grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
+    if _has_kernel(x, x, w, len(c)):
+        return _gradients_by_kernel(grad, x, w, c, places, need_x, need_w)
     at = places.long()
     t = x[:, None].take_along_dim(at, 2) - w[None].take_along_dim(at, 2)
     share = grad[..., None] * c * t.sign_()
@@ -177,6 +181,18 @@ def _sort_dist_backward(
         _gathered(share, at, x) if need_x else x.new_empty(0),
         _gathered(-share.transpose(0, 1), at.transpose(0, 1), w) if need_w else w.new_empty(0),
     )
+
+
+def _gradients_by_kernel(
+    grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor, need_x: bool, need_w: bool
+) -> tuple[Tensor, Tensor]:
+    kernels, arrays = ready("order_kernels"), [t.contiguous().numpy() for t in (grad, x, w, c, places)]
+    gx, gw = (v.new_zeros(v.shape if needed else (0,)) for v, needed in ((x, need_x), (w, need_w)))
+    if need_x:
+        kernels.gradient_x(*arrays, gx.numpy())
+    if need_w:
+        kernels.gradient_w(*arrays, gw.numpy())
+    return gx, gw
 
 
 def _gathered(share: Tensor, at: Tensor, like: Tensor) -> Tensor:

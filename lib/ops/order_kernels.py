@@ -10,10 +10,17 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from lib.ops.simd import WIDTH, at_least, first_bit, load, size, splat
+
 Array = NDArray[np.float32]
+Places = NDArray[np.int32]
+
+# Of simd.py: Numba's cache does not see changes in other files, so a test holds this to what is imported.
+PARTS = "0d2a93f3816a4de6"
 
 LANES = 16
 STEP = 4  # inputs taken at a time
+WORD = 64  # inputs looked at together: how often a loop ends is what a processor guesses wrong
 MOST = 10  # order statistics kept; a constant, so that the compiler keeps the loops over them straight
 
 _ZERO = np.float32(0)
@@ -65,20 +72,54 @@ def largest(low: Array, high: Array, lanes: Array, least: bool, out: Array) -> N
 
 
 @kernel(parallel=True)
-def find(x: Array, w: Array, values: Array, places: NDArray[np.int32]) -> None:
-    """places[b, o, k]: the input i whose distance |x_bi - w_oi| is values[k, b, o]; equal ones in the order of i."""
+def find(x: Array, w: Array, values: Array, places: Places) -> None:
+    """places[b, o, k]: the input i whose distance |x_bi - w_oi| is values[k, b, o]; equal ones in the order of i.
+
+    Inputs are padded to a multiple of WORD, those of x by NaN, which is no distance.
+    """
     count = values.shape[0]
     for b in prange(x.shape[0]):
-        large = np.empty(x.shape[1], np.int32)
+        best = np.zeros(WIDTH, np.float32)
         for o in range(w.shape[0]):
-            smallest, found = values[count - 1, b, o], 0
-            for i in range(x.shape[1]):
-                large[found] = i  # overwritten unless it counts: a branch would be guessed wrong
-                found += abs(x[b, i] - w[o, i]) >= smallest
+            best[:count] = values[:, b, o]
             places[b, o, :] = -1
-            for i in large[:found]:
-                t = abs(x[b, i] - w[o, i])
-                for k in range(count):
-                    if places[b, o, k] < 0 and values[k, b, o] == t:
+            for begin in range(0, x.shape[1], WORD):
+                word = far_inputs(x, b, w, o, begin, best[count - 1])
+                while word:
+                    i = begin + first_bit(word)
+                    word &= word - 1
+                    k = first_bit(at_least(splat(abs(x[b, i] - w[o, i])), load(best, 0)))
+                    while k < count and places[b, o, k] >= 0:
+                        k += 1
+                    if k < count:
                         places[b, o, k] = i
-                        break
+
+
+@kernel()
+def far_inputs(x: Array, b: int, w: Array, o: int, begin: int, least: float) -> int:
+    """Which of the inputs from begin on, WORD of them, have a distance of at least `least`: bit after bit."""
+    features, limit, word = x.shape[1], splat(least), 0
+    for i in range(0, WORD, WIDTH):
+        at = begin + i
+        word |= at_least(size(load(x, b * features + at) - load(w, o * features + at)), limit) << i
+    return word
+
+
+@kernel(parallel=True)
+def gradient_x(grad: Array, x: Array, w: Array, c: Array, places: Places, gx: Array) -> None:
+    """gx[b, i] += grad[b, o] c_k sign(x_bi - w_oi) at i = places[b, o, k], in the order of o and k."""
+    for b in prange(x.shape[0]):
+        for o in range(w.shape[0]):
+            for k in range(len(c)):
+                i = places[b, o, k]
+                gx[b, i] += grad[b, o] * c[k] * np.sign(x[b, i] - w[o, i])
+
+
+@kernel(parallel=True)
+def gradient_w(grad: Array, x: Array, w: Array, c: Array, places: Places, gw: Array) -> None:
+    """gw[o, i] -= the same, in the order of b and k."""
+    for o in prange(w.shape[0]):
+        for b in range(x.shape[0]):
+            for k in range(len(c)):
+                i = places[b, o, k]
+                gw[o, i] -= grad[b, o] * c[k] * np.sign(x[b, i] - w[o, i])

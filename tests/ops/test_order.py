@@ -11,7 +11,7 @@ from torch import Tensor
 from lib.ops import order
 from lib.ops.order import sort_dist, sort_dist_bounds
 
-SHAPES = [(1, 1, 1), (7, 33, 9), (63, 12, 17), (3, 500, 10), (0, 5, 4), (4, 5, 0)]
+SHAPES = [(1, 1, 1), (7, 33, 9), (63, 12, 17), (2, 64, 3), (3, 500, 10), (0, 5, 4), (4, 5, 0)]
 
 
 def draw(batch: int, features: int, outputs: int, seed: int = 0, count: int = 10) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,14 +89,14 @@ class TestGradients:
         assert x.grad.tolist() == [[pytest.approx(0.3), pytest.approx(-0.6), 0, 0]]
         assert torch.equal(w.grad, -x.grad)
 
-    @pytest.mark.parametrize("shape", [(7, 33, 9), (63, 12, 17), (3, 500, 10)])
+    @pytest.mark.parametrize("shape", [(7, 33, 9), (63, 12, 17), (2, 64, 3), (3, 500, 10)])
     def test_the_kernels_agree_with_pytorch(self, shape: tuple[int, int, int]) -> None:
         inputs = draw(*shape)
         kernels, exact = value_and_gradients(*inputs), value_and_gradients(*(t.double() for t in inputs))
         for ours, theirs in zip(kernels, exact, strict=True):
             torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.parametrize("shape", [(7, 33, 9), (63, 12, 17), (3, 500, 10)])
+    @pytest.mark.parametrize("shape", [(7, 33, 9), (63, 12, 17), (2, 64, 3), (3, 500, 10)])
     def test_the_kernels_agree_with_pytorch_in_float32_bit_for_bit(
         self, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -111,6 +111,23 @@ class TestGradients:
         assert x.grad is not None
         assert sorted(x.grad.abs()[0].tolist()) == [0.125, 0.125, 0.25, 0.5]
         assert (x.grad.sign() == x.sign()).all()
+
+
+    def test_of_more_ties_than_coefficients_the_first_inputs_are_taken(self) -> None:
+        x = torch.full((2, 200), -3.0)
+        x[:, 70::7] = 5  # 5 and -3 lie as far from 1
+        x.requires_grad_()
+        c = draw(1, 200, 1)[2]
+        sort_dist(x, torch.ones(3, 200), c).sum().backward()
+        assert x.grad is not None
+        assert torch.equal(x.grad[:, :10], -3 * c.expand(2, -1)) and not x.grad[:, 10:].any()
+
+    def test_distances_of_0_have_no_gradient(self) -> None:
+        x = torch.ones(2, 70, requires_grad=True)
+        w = torch.ones(3, 70)
+        w[:, 66] = 0
+        sort_dist(x, w, draw(1, 70, 1)[2]).sum().backward()
+        assert x.grad is not None and x.grad.nonzero().tolist() == [[0, 66], [1, 66]]
 
 
 class TestBounds:
