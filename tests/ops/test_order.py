@@ -112,7 +112,6 @@ class TestGradients:
         assert sorted(x.grad.abs()[0].tolist()) == [0.125, 0.125, 0.25, 0.5]
         assert (x.grad.sign() == x.sign()).all()
 
-
     def test_of_more_ties_than_coefficients_the_first_inputs_are_taken(self) -> None:
         x = torch.full((2, 200), -3.0)
         x[:, 70::7] = 5  # 5 and -3 lie as far from 1
