@@ -5,7 +5,6 @@ to the reference, and so do those with distances below 2^-125. Threads: torch.ge
 do not depend on it.
 """
 
-import importlib
 import math
 from types import ModuleType
 
@@ -17,13 +16,13 @@ from torch import Tensor
 
 from lib.ops import powers, reference
 from lib.ops.compiled import ready
+from lib.ops.cpu_layout import blocks, lanes, pad, room, shape, slabs, tiles, unblock, whole_blocks
 
 _LARGEST_INPUT = 2.0**126
 # Up to this every term is squared out; above, terms that do not count are left out.
 LARGEST_SQUARED_P = 32
 # So few samples do not pay for packing the weights.
 _FEW_SAMPLES = 3
-_BACKWARD_TASKS = 16
 # Outputs whose pulls on an input are added up one after the other, at most.
 _LONGEST_SUM = 1024
 # Below it the inverse of a distance is no float32.
@@ -40,23 +39,23 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
 
 def _lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     k = _forward()
-    whole, weights = _whole_blocks(x), _whole_blocks(w)
+    whole, weights = whole_blocks(x), whole_blocks(w)
     if len(x) <= _FEW_SAMPLES:
         return _few(whole, weights, p)
-    y, shape = _tiled(x, w), _shape(whole, weights)
+    y, sizes = room(x, w), shape(whole, weights)
     if math.isinf(p):
-        k.forward_max(whole.flatten().numpy(), _lanes(weights), y.flatten().numpy(), *shape)
+        k.forward_max(whole.flatten().numpy(), lanes(weights), y.flatten().numpy(), *sizes)
     elif squarings := _squarings(p):
         scale = _scale(whole, weights, p)
         k.forward_squared(
-            whole.flatten().numpy(), _lanes(weights, scale), (whole * scale).flatten().numpy(),
-            weights.flatten().numpy(), y.flatten().numpy(), np.float32(1 / scale), squarings[1:], *shape, len(w),
+            whole.flatten().numpy(), lanes(weights, scale), (whole * scale).flatten().numpy(),
+            weights.flatten().numpy(), y.flatten().numpy(), np.float32(1 / scale), squarings[1:], *sizes, len(w),
         )  # fmt: skip
     else:
         cut = np.float32(powers.cut_ratio(p, x.shape[1]))
         k.forward_power(
-            whole.flatten().numpy(), _lanes(weights), weights.flatten().numpy(), y.flatten().numpy(),
-            _rule(p), cut, *shape, len(w),
+            whole.flatten().numpy(), lanes(weights), weights.flatten().numpy(), y.flatten().numpy(),
+            _rule(p), cut, *sizes, len(w),
         )  # fmt: skip
     return y[: len(x), : len(w)].contiguous()
 
@@ -65,11 +64,11 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """The p = inf distance y [B, O] and the first index i (int32 [B, O]) with |x_bi - w_oi| = y_bo."""
     if not _in_range(x, w):
         return reference.lp_dist_argmax(x, w)
-    whole, weights, y = _whole_blocks(x), _whole_blocks(w), _tiled(x, w)
+    whole, weights, y = whole_blocks(x), whole_blocks(w), room(x, w)
     index = torch.empty(len(x), len(w), dtype=torch.int32)
     _forward().forward_argmax(
-        whole.flatten().numpy(), _lanes(weights), weights.flatten().numpy(), y.flatten().numpy(), index.numpy(),
-        *_shape(whole, weights),
+        whole.flatten().numpy(), lanes(weights), weights.flatten().numpy(), y.flatten().numpy(), index.numpy(),
+        *shape(whole, weights),
     )  # fmt: skip
     return y[: len(x), : len(w)].contiguous(), index
 
@@ -96,11 +95,11 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
     """Least and greatest p = inf distance over the box, each [B, O], with the roundings of the reference."""
     if not _in_range(lower, upper, w):
         return reference.linf_dist_bounds(lower, upper, w)
-    low, high, weights = _whole_blocks(lower), _whole_blocks(upper), _whole_blocks(w)
-    least, greatest = _tiled(lower, w), _tiled(lower, w)
+    low, high, weights = whole_blocks(lower), whole_blocks(upper), whole_blocks(w)
+    least, greatest = room(lower, w), room(lower, w)
     _forward().forward_bounds(
-        low.flatten().numpy(), high.flatten().numpy(), _lanes(weights), least.flatten().numpy(),
-        greatest.flatten().numpy(), *_shape(low, weights),
+        low.flatten().numpy(), high.flatten().numpy(), lanes(weights), least.flatten().numpy(),
+        greatest.flatten().numpy(), *shape(low, weights),
     )  # fmt: skip
     return least[: len(lower), : len(w)].contiguous(), greatest[: len(lower), : len(w)].contiguous()
 
@@ -124,82 +123,37 @@ def _backward_squared(
 ) -> tuple[Tensor, Tensor]:
     # The kernel takes two outputs at a time; padding has gradient 0.
     odd = len(w) % 2
-    x_blocks, w_blocks = _blocks(_whole_blocks(x)), _blocks(_whole_blocks(_pad(w, odd, 0)))
-    inverse = _pad(_inverse(y), 0, odd).T.flatten()
+    x_blocks, w_blocks = blocks(whole_blocks(x)), blocks(whole_blocks(pad(w, odd, 0)))
+    inverse = pad(_inverse(y), 0, odd).T.flatten()
     # Ratios below this have (|t| / y)^p < 2^-60.
     floor = np.float32(2.0 ** (-120 / 2 ** len(squarings)))
-    grad_x, grad_w = _slabs(x_blocks, -(-len(w) // 2)), torch.zeros_like(w_blocks)
+    grad_x, grad_w = slabs(x_blocks, -(-len(w) // 2)), torch.zeros_like(w_blocks)
     _backward().backward_squared(
         x_blocks.flatten().numpy(), w_blocks.flatten().numpy(), grad_x.flatten(1).numpy(), grad_w.flatten().numpy(),
-        _pad(grad, 0, odd).T.flatten().numpy(), inverse.numpy(), floor, squarings,
+        pad(grad, 0, odd).T.flatten().numpy(), inverse.numpy(), floor, squarings,
         len(grad_x), len(x_blocks), len(x), len(w) + odd,
     )  # fmt: skip
-    return _unblock(grad_x.sum(0), x), _unblock(grad_w, w)
+    return unblock(grad_x.sum(0), x), unblock(grad_w, w)
 
 
 def _backward_power(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    weights = _whole_blocks(w)
-    x_blocks, w_blocks = _blocks(_whole_blocks(x)), _blocks(weights)
+    weights = whole_blocks(w)
+    x_blocks, w_blocks = blocks(whole_blocks(x)), blocks(weights)
     cut = powers.cut_ratio(p - 1, x.shape[1])
-    cols = -len(w) % _layout().WIDTH
+    cols = -len(w) % tiles().WIDTH
     cutoff = F.pad(torch.where(y > 0, cut * y, math.inf), (0, cols), value=math.inf)
-    grad_x = _slabs(x_blocks, -(-len(w) // _layout().WIDTH), -(-len(w) // _LONGEST_SUM))
+    grad_x = slabs(x_blocks, -(-len(w) // tiles().WIDTH), -(-len(w) // _LONGEST_SUM))
     grad_w = torch.zeros_like(w_blocks)
     _backward().backward_power(
-        x_blocks.flatten().numpy(), _lanes(weights), w_blocks.flatten().numpy(), grad_x.flatten(1).numpy(),
-        grad_w.flatten().numpy(), _pad(grad, 0, cols).flatten().numpy(), _pad(_inverse(y), 0, cols).flatten().numpy(),
+        x_blocks.flatten().numpy(), lanes(weights), w_blocks.flatten().numpy(), grad_x.flatten(1).numpy(),
+        grad_w.flatten().numpy(), pad(grad, 0, cols).flatten().numpy(), pad(_inverse(y), 0, cols).flatten().numpy(),
         cutoff.flatten().numpy(), _rule(p - 1), len(grad_x), len(x_blocks), len(x), len(w),
     )  # fmt: skip
-    return _unblock(grad_x.sum(0), x), _unblock(grad_w, w)
-
-
-def _whole_blocks(a: Tensor) -> Tensor:
-    """[rows, I] with I padded to whole blocks by zeros: x = w = 0 there, which changes no distance."""
-    return _pad(a, 0, -a.shape[1] % _layout().BLOCK)
-
-
-def _pad(a: Tensor, rows: int, cols: int) -> Tensor:
-    return F.pad(a, (0, cols, 0, rows)) if rows or cols else a
-
-
-def _tiled(x: Tensor, w: Tensor) -> Tensor:
-    """Room for y [B, O] with both sides padded to whole tiles."""
-    k = _layout()
-    return x.new_empty(-(-len(x) // k.ROWS) * k.ROWS, -(-len(w) // k.WIDTH) * k.WIDTH)
-
-
-def _shape(x: Tensor, w: Tensor) -> tuple[int, int, int]:
-    """Samples, features and panels of outputs."""
-    return len(x), x.shape[1], -(-len(w) // _layout().WIDTH)
-
-
-def _lanes(w: Tensor, scale: float = 1.0) -> NDArray[np.float32]:
-    """[O, I] -> [P, I, WIDTH], flat: panels of outputs side by side, the last filled up with its last, scaled."""
-    outputs, features = w.shape
-    panels = -(-outputs // _layout().WIDTH)
-    lanes = np.empty(panels * features * _layout().WIDTH, np.float32)
-    _forward().pack_lanes(w.flatten().numpy(), np.float32(scale), lanes, outputs, features)
-    return lanes
-
-
-def _blocks(a: Tensor) -> Tensor:
-    """[rows, I] -> [N, rows, BLOCK]."""
-    return a.view(len(a), -1, _layout().BLOCK).transpose(0, 1).contiguous()
-
-
-def _unblock(blocks: Tensor, like: Tensor) -> Tensor:
-    rows, cols = like.shape
-    return blocks.transpose(0, 1).reshape(blocks.shape[1], -1)[:rows, :cols].contiguous()
-
-
-def _slabs(x_blocks: Tensor, units: int, least: int = 1) -> Tensor:
-    # Shares of the outputs, which come in units, keep all threads busy where there are few blocks of inputs.
-    shares = min(units, max(-(-_BACKWARD_TASKS // len(x_blocks)), least))
-    return x_blocks.new_zeros(shares, *x_blocks.shape)
+    return unblock(grad_x.sum(0), x), unblock(grad_w, w)
 
 
 def _inverse(y: Tensor) -> Tensor:
-    return y.reciprocal().clamp_(max=float(_layout().HUGE))
+    return y.reciprocal().clamp_(max=float(tiles().HUGE))
 
 
 def _squarings(p: float) -> tuple[int, ...]:
@@ -240,10 +194,6 @@ def _has_tiny(y: Tensor) -> bool:
 def _in_range(*inputs: Tensor) -> bool:
     # NaN compares false; empty inputs have nothing to gain from a kernel.
     return all(a.numel() and _magnitude(a) <= _LARGEST_INPUT for a in inputs)
-
-
-def _layout() -> ModuleType:
-    return importlib.import_module("lib.ops.cpu_tiles")
 
 
 def _forward() -> ModuleType:
