@@ -38,7 +38,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "e8a87534e6fc1ac1"
+PARTS = "642ff0cf87a03c0b"
 
 # Samples whose inputs and gradients stay in the first-level cache while a dense pass goes over the outputs, and outputs
 # whose pulls are added up apart: sums of sums keep the rounding small.

@@ -116,9 +116,9 @@ def _largest_by_kernel(lower: Tensor, upper: Tensor, w: Tensor, count: int, leas
     kernels = ready("order_kernels")
     more = -w.shape[1] % kernels.STEP
     low, high = F.pad(lower, (0, more)), F.pad(upper, (0, more))
-    panels = F.pad(w, (0, more, 0, -len(w) % kernels.LANES)).unflatten(0, (-1, kernels.LANES))
+    panels = F.pad(w, (0, more, 0, -len(w) % kernels.WIDTH)).unflatten(0, (-1, kernels.WIDTH))
     lanes = panels.transpose(1, 2).flatten(1)
-    values = lower.new_empty(count, len(lower), len(lanes) * kernels.LANES)
+    values = lower.new_empty(count, len(lower), len(lanes) * kernels.WIDTH)
     kernels.largest(*(t.contiguous().numpy() for t in (low, high, lanes)), least, values.numpy())
     return values[:, :, : len(w)]
 

@@ -1,6 +1,6 @@
 """Numba kernels of the largest distances, float32 on the CPU; `order.py` packs the panels and calls them.
 
-Layout: `lanes` [P, I * LANES]: panels of LANES outputs side by side, one row of LANES weights per input, inputs padded
+Layout: `lanes` [P, I * WIDTH]: panels of WIDTH outputs side by side, one row of WIDTH weights per input, inputs padded
 to a multiple of STEP. No fast-math at all: every value is the executed |x - w| itself, the same in every kernel.
 """
 
@@ -10,15 +10,26 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from lib.ops.simd import WIDTH, at_least, first_bit, load, size, splat
+from lib.ops.simd import (
+    WIDTH,
+    at_least,
+    first_bit,
+    larger,
+    larger_size,
+    load,
+    size,
+    smaller_size,
+    splat,
+    splat_at,
+    store,
+)
 
 Array = NDArray[np.float32]
 Places = NDArray[np.int32]
 
 # Of simd.py: Numba's cache does not see changes in other files, so a test holds this to what is imported.
-PARTS = "0d2a93f3816a4de6"
+PARTS = "ebf6878ccf9fa876"
 
-LANES = 16
 STEP = 4  # inputs taken at a time
 WORD = 64  # inputs looked at together: how often a loop ends is what a processor guesses wrong
 MOST = 10  # order statistics kept; a constant, so that the compiler keeps the loops over them straight
@@ -32,43 +43,41 @@ def kernel(**options: Any) -> Any:
 
 
 @kernel()
-def distance(low: float, high: float, w: float, least: bool) -> float:
-    """The least (where it is below 0, the distance is 0) or the greatest |v - w| over low <= v <= high."""
-    return max(low - w, w - high) if least else max(abs(low - w), abs(high - w))
+def distance(low: Array, high: Array, at: int, lanes: Array, row: int, least: bool) -> Any:
+    """The least (where it is below 0, the distance is 0) or the greatest |v - w| over low <= v <= high, of an input."""
+    l, h, w = splat_at(low, at), splat_at(high, at), load(lanes, row)
+    return larger(l - w, w - h) if least else larger_size(size(l - w), size(h - w))
 
 
 @kernel()
-def sift(low: Array, high: Array, w: Array, i: int, least: bool, best: Array) -> None:
+def sift(low: Array, high: Array, at: int, lanes: Array, row: int, least: bool, best: Array) -> None:
     """best[k, :] <- the k-th largest among best and the distances of the next STEP inputs."""
-    l0, l1, l2, l3 = low[i], low[i + 1], low[i + 2], low[i + 3]
-    h0, h1, h2, h3 = high[i], high[i + 1], high[i + 2], high[i + 3]
-    row = i * LANES
-    for j in range(LANES):
-        t0 = distance(l0, h0, w[row + j], least)
-        t1 = distance(l1, h1, w[row + LANES + j], least)
-        t2 = distance(l2, h2, w[row + 2 * LANES + j], least)
-        t3 = distance(l3, h3, w[row + 3 * LANES + j], least)
-        for k in range(MOST):
-            a = best[k * LANES + j]
-            b, t0 = max(a, t0), min(a, t0)
-            a, t1 = max(b, t1), min(b, t1)
-            b, t2 = max(a, t2), min(a, t2)
-            a, t3 = max(b, t3), min(b, t3)
-            best[k * LANES + j] = a
+    t0 = distance(low, high, at, lanes, row, least)
+    t1 = distance(low, high, at + 1, lanes, row + WIDTH, least)
+    t2 = distance(low, high, at + 2, lanes, row + 2 * WIDTH, least)
+    t3 = distance(low, high, at + 3, lanes, row + 3 * WIDTH, least)
+    for k in range(MOST):
+        a = load(best, k * WIDTH)
+        b, t0 = larger_size(a, t0), smaller_size(a, t0)
+        a, t1 = larger_size(b, t1), smaller_size(b, t1)
+        b, t2 = larger_size(a, t2), smaller_size(a, t2)
+        a, t3 = larger_size(b, t3), smaller_size(b, t3)
+        store(best, k * WIDTH, a)
 
 
 @kernel(parallel=True)
 def largest(low: Array, high: Array, lanes: Array, least: bool, out: Array) -> None:
-    """out[k, b, o]: the k-th largest distance, at its least or its greatest over the box; out is [K, B, P * LANES]."""
+    """out[k, b, o]: the k-th largest distance, at its least or its greatest over the box; out is [K, B, P * WIDTH]."""
+    features = low.shape[1]
     for b in prange(low.shape[0]):
-        best = np.empty(MOST * LANES, np.float32)
+        best = np.empty(MOST * WIDTH, np.float32)
         for panel in range(lanes.shape[0]):
             best[:] = _ZERO
-            for i in range(0, low.shape[1], STEP):
-                sift(low[b], high[b], lanes[panel], i, least, best)
+            for i in range(0, features, STEP):
+                sift(low, high, b * features + i, lanes, (panel * features + i) * WIDTH, least, best)
             for k in range(out.shape[0]):
-                for j in range(LANES):
-                    out[k, b, panel * LANES + j] = best[k * LANES + j]
+                for j in range(WIDTH):
+                    out[k, b, panel * WIDTH + j] = best[k * WIDTH + j]
 
 
 @kernel(parallel=True)

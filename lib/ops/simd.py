@@ -186,6 +186,11 @@ def _larger_size(b: Any, x: Any, y: Any) -> Any:
     return b.bitcast(b.select(b.icmp_signed(">", x, y), x, y), _FLOATS)
 
 
+def _smaller_size(b: Any, x: Any, y: Any) -> Any:
+    x, y = b.bitcast(x, _INTS), b.bitcast(y, _INTS)
+    return b.bitcast(b.select(b.icmp_signed("<", x, y), x, y), _FLOATS)
+
+
 def _lower_depth(b: Any, x: Any, y: Any) -> Any:
     x, y = b.bitcast(x, _INTS), b.bitcast(y, _INTS)
     return b.bitcast(b.select(b.icmp_unsigned(">", x, y), x, y), _FLOATS)
@@ -197,9 +202,10 @@ size = _of_lanes(1, lambda b, x: _llvm("fabs", b, x))
 square_root = _of_lanes(1, lambda b, x: _llvm("sqrt", b, x))
 with_sign = _of_lanes(2, lambda b, x, y: _llvm("copysign", b, x, y))
 larger = _of_lanes(2, lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
-# The larger of x >= +0 and any y but NaN, the smaller of x <= -0 and any such y: these pairs compare like their bits,
-# which more execution units can do.
+# The larger, or smaller, of x >= +0 and any y but NaN, the smaller of x <= -0 and any such y: these pairs compare like
+# their bits, which more execution units can do.
 larger_size = _of_lanes(2, _larger_size)
+smaller_size = _of_lanes(2, _smaller_size)
 lower_depth = _of_lanes(2, _lower_depth)
 # u where x > y, v elsewhere.
 where_greater = _of_lanes(4, lambda b, x, y, u, v: b.select(b.fcmp_ordered(">", x, y), u, v))

@@ -19,7 +19,7 @@ Counts = NDArray[np.int64]
 Indices = NDArray[np.int32]
 
 # Of simd.py: Numba's cache does not see changes in other files, so a test holds this to what is imported.
-PARTS = "0d2a93f3816a4de6"
+PARTS = "ebf6878ccf9fa876"
 
 LANES = 2 * WIDTH
 # Terms between two looks at whether any later one can count.

@@ -53,6 +53,8 @@ def binary(which, a, b, out):  # type: ignore[no-untyped-def]
         simd.store(out, 0, simd.larger_size(simd.size(x), y))
     elif which == 6:
         simd.store(out, 0, simd.with_sign(x, y))
+    elif which == 7:
+        simd.store(out, 0, simd.smaller_size(simd.size(x), y))
     else:
         simd.store(out, 0, simd.where_greater(x, y, x + x, y * y))
 
@@ -106,7 +108,8 @@ def test_operations_of_one_operand_are_those_of_numpy(which: int, wanted: object
         (4, lambda x, y: np.minimum(-np.abs(x), y)),
         (5, lambda x, y: np.maximum(np.abs(x), y)),
         (6, np.copysign),
-        (7, lambda x, y: np.where(x > y, x + x, y * y)),
+        (7, lambda x, y: np.minimum(np.abs(x), y)),
+        (8, lambda x, y: np.where(x > y, x + x, y * y)),
     ],
 )
 def test_operations_of_two_operands_are_those_of_numpy(which: int, wanted: object) -> None:
