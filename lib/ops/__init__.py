@@ -10,10 +10,10 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.autograd.function import FunctionCtx
 
 from lib.ops import cpu, gpu, reference
+from lib.ops.checks import check_pair, describe, refuse_tangents
 
 __all__ = ["linf_dist_bounds", "lp_dist"]
 
@@ -57,11 +57,10 @@ def lp_dist(x: Tensor, w: Tensor, p: float = math.inf) -> Tensor:
         TypeError: inputs that are not floating point, or differ in dtype or device.
         NotImplementedError: forward-mode differentiation, as by torch.func.jvp.
     """
-    _check_pair("x", x, "w", w)
+    check_pair("x", x, "w", w)
     if not p >= 1:
         raise ValueError(f"p must be at least 1 (math.inf included), got {p}")
-    _refuse_tangent("x", x)
-    _refuse_tangent("w", w)
+    refuse_tangents("lp_dist", x=x, w=w)
     with_index = math.isinf(p) and torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
     y, _ = _lp_dist(x, w, float(p), with_index)
     return cast(Tensor, y)
@@ -85,36 +84,12 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
         ValueError: shapes that do not match.
         TypeError: inputs that are not floating point, or differ in dtype or device.
     """
-    _check_pair("lower", lower, "w", w)
+    check_pair("lower", lower, "w", w)
     if lower.shape != upper.shape or lower.dtype != upper.dtype or lower.device != upper.device:
         raise ValueError(
-            f"lower and upper must agree in shape, dtype and device, got {_describe(lower)} and {_describe(upper)}"
+            f"lower and upper must agree in shape, dtype and device, got {describe(lower)} and {describe(upper)}"
         )
     return cast(tuple[Tensor, Tensor], _linf_dist_bounds(lower, upper, w))
-
-
-def _describe(t: Tensor) -> str:
-    return f"{list(t.shape)} {t.dtype} on {t.device}"
-
-
-def _check_pair(name: str, x: Tensor, other: str, w: Tensor) -> None:
-    if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1] or not x.shape[1]:
-        raise ValueError(
-            f"{name} [B, I] and {other} [O, I] must be matrices with the same number of features, at least one, "
-            f"got {list(x.shape)} and {list(w.shape)}"
-        )
-    if not x.dtype.is_floating_point or x.dtype != w.dtype or x.device != w.device:
-        raise TypeError(
-            f"{name} and {other} must share one floating dtype and one device, got {_describe(x)} and {_describe(w)}"
-        )
-
-
-def _refuse_tangent(name: str, a: Tensor) -> None:
-    # torch.library has no rule for tangents and would drop them in silence.
-    if forward_ad.unpack_dual(a).tangent is not None:
-        raise NotImplementedError(
-            f"{name} has a tangent of forward-mode differentiation, expected none: lp_dist is differentiable in reverse"
-        )
 
 
 @torch.library.custom_op("linf_dist_book::lp_dist", mutates_args=())

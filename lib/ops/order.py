@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from lib.ops.checks import check_pair, describe, refuse_tangents
 from lib.ops.compiled import ready
 
 # Distances made at a time, three copies of them at most: a GPU has memory for more of them than a CPU can sort at once.
@@ -36,8 +37,10 @@ def sort_dist(x: Tensor, w: Tensor, c: Tensor) -> Tensor:
     Raises:
         ValueError: shapes that do not match, K outside 1..I, or c negative, not finite, or requiring a gradient.
         TypeError: inputs that are not floating point, or differ in dtype or device.
+        NotImplementedError: forward-mode differentiation, as by torch.func.jvp.
     """
     _check("x", x, w, c)
+    refuse_tangents("sort_dist", x=x, w=w, c=c)
     y, _ = _sort_dist(x, w, c, torch.is_grad_enabled() and (x.requires_grad or w.requires_grad))
     return cast(Tensor, y)
 
@@ -69,16 +72,11 @@ def sort_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor, c: Tensor) -> tupl
 
 
 def _check(name: str, x: Tensor, w: Tensor, c: Tensor) -> None:
-    if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1]:
-        raise ValueError(
-            f"{name} [B, I] and w [O, I] must be matrices with the same number of features, "
-            f"got {list(x.shape)} and {list(w.shape)}"
-        )
+    check_pair(name, x, "w", w)
     if c.dim() != 1 or not 1 <= len(c) <= x.shape[1]:
         raise ValueError(f"c must be [K] with 1 <= K <= {x.shape[1]}, the number of features, got {list(c.shape)}")
-    kinds = {(t.dtype, t.device) for t in (x, w, c)}
-    if len(kinds) > 1 or not x.dtype.is_floating_point:
-        raise TypeError(f"{name}, w and c must share one floating dtype and one device, got {sorted(map(str, kinds))}")
+    if c.dtype != w.dtype or c.device != w.device:
+        raise TypeError(f"c must share the dtype and the device of w, got {describe(c)} and {describe(w)}")
     if c.requires_grad:
         raise ValueError("c must be a constant, for sort_dist has no gradient in it, got c with requires_grad=True")
 

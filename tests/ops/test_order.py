@@ -196,7 +196,7 @@ class TestContracts:
         ("x", "w", "c", "sentence"),
         [
             ((3,), (4, 3), (2,), r"x \[B, I\] and w \[O, I\] must be matrices"),
-            ((2, 3), (4, 5), (2,), r"same number of features, got \[2, 3\] and \[4, 5\]"),
+            ((2, 3), (4, 5), (2,), r"same number of features, at least one, got \[2, 3\] and"),
             ((2, 3), (4, 3), (4,), r"1 <= K <= 3, the number of features, got \[4\]"),
             ((2, 3), (4, 3), (0,), r"1 <= K <= 3"),
         ],
@@ -219,6 +219,15 @@ class TestContracts:
             with pytest.raises(ValueError, match=re.escape(f"finite coefficients of at least 0, got {wrong}")):
                 call()
 
+    def test_forward_mode_is_refused_rather_than_wrong(self) -> None:
+        x, w, c = draw(2, 3, 4)
+        with pytest.raises(NotImplementedError, match=r"x has a tangent .* sort_dist is differentiable in reverse"):
+            torch.func.jvp(lambda x: sort_dist(x, w, c), (x,), (x,))
+        with pytest.raises(NotImplementedError, match="w has a tangent"):
+            torch.func.jvp(lambda w: sort_dist(x, w, c), (w,), (w,))
+        with pytest.raises(NotImplementedError, match="c has a tangent"):
+            torch.func.jvp(lambda c: sort_dist(x, w, c), (c,), (c,))
+
     def test_coefficients_that_require_a_gradient_are_refused(self) -> None:
         x, w, c = draw(2, 3, 4)
         c.requires_grad_()
@@ -230,5 +239,7 @@ class TestContracts:
         x, w, c = draw(2, 3, 4)
         with pytest.raises(TypeError, match="must share one floating dtype and one device"):
             sort_dist(x.double(), w, c)
+        with pytest.raises(TypeError, match=r"c must share the dtype and the device of w, got .*float64"):
+            sort_dist(x, w, c.double())
         with pytest.raises(ValueError, match=r"lower and upper must agree in shape, got \[2, 3\] and \[1, 3\]"):
             sort_dist_bounds(x, x[:1], w, c)
