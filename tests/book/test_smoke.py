@@ -24,6 +24,7 @@ BOOK = Path(__file__).resolve().parents[2] / "book"
         ("ablation", None, ["cifar10/ablation-a-mlp", "cifar10/ablation-e-mlp"]),
         ("depth", "2/255", ["cifar10/depth-5-identity", "cifar10/depth-5-gauss"]),
         ("convolution", None, ["cifar10/conv-linf-dist-net-mlp"]),
+        ("sortnet", 0.05, ["digits/sortnet", "digits/linf-dist-net-v2"]),
     ],
 )
 def test_an_experiment_chapter_runs_at_smoke_size(
