@@ -5,11 +5,13 @@ vector instructions that a triple takes, at the rates of its probes; a kernel ca
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import statistics
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,16 @@ SCHEMA = 1
 
 FORWARD, BOTH, BOUNDS = "forward", "forward + backward", "bounds"
 OURS, CDIST = "this book", "torch.cdist"
+
+
+def seconds(work: Callable[[], object], runs: int = 5) -> float:
+    """Seconds of a piece of work on the CPU: the median of so many runs, after one that may compile."""
+    work()
+    ends = [time.perf_counter()]
+    for _ in range(runs):
+        work()
+        ends.append(time.perf_counter())
+    return statistics.median(end - begin for begin, end in itertools.pairwise(ends))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -57,10 +57,10 @@ def lp_dist(x: Tensor, w: Tensor, p: float = math.inf) -> Tensor:
         TypeError: inputs that are not floating point, or differ in dtype or device.
         NotImplementedError: forward-mode differentiation, as by torch.func.jvp.
     """
-    check_pair("x", x, "w", w)
+    check_pair("x", x, w)
     if not p >= 1:
         raise ValueError(f"p must be at least 1 (math.inf included), got {p}")
-    refuse_tangents("lp_dist", x=x, w=w)
+    refuse_tangents(x=x, w=w)
     with_index = math.isinf(p) and torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
     y, _ = _lp_dist(x, w, float(p), with_index)
     return cast(Tensor, y)
@@ -83,12 +83,14 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
     Raises:
         ValueError: shapes that do not match.
         TypeError: inputs that are not floating point, or differ in dtype or device.
+        NotImplementedError: forward-mode differentiation.
     """
-    check_pair("lower", lower, "w", w)
+    check_pair("lower", lower, w)
     if lower.shape != upper.shape or lower.dtype != upper.dtype or lower.device != upper.device:
         raise ValueError(
             f"lower and upper must agree in shape, dtype and device, got {describe(lower)} and {describe(upper)}"
         )
+    refuse_tangents(lower=lower, upper=upper, w=w)
     return cast(tuple[Tensor, Tensor], _linf_dist_bounds(lower, upper, w))
 
 

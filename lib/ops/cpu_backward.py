@@ -18,7 +18,6 @@ from lib.ops.cpu_tiles import (
     Indices,
     Rule,
     four_rows,
-    kernel,
     powers_of_block,
     store_tile,
     tile_max,
@@ -27,6 +26,7 @@ from lib.ops.simd import (
     WIDTH,
     at_least,
     first_bit,
+    kernel,
     larger,
     load,
     size,
@@ -38,7 +38,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "642ff0cf87a03c0b"
+PARTS = "b5ab3c62eb45154f"
 
 # Samples whose inputs and gradients stay in the first-level cache while a dense pass goes over the outputs, and outputs
 # whose pulls are added up apart: sums of sums keep the rounding small.

@@ -16,7 +16,6 @@ from lib.ops.cpu_tiles import (
     Indices,
     Rule,
     four_rows,
-    kernel,
     power,
     powers_of_block,
     safe_inverse,
@@ -27,6 +26,7 @@ from lib.ops.simd import (
     WIDTH,
     at_least,
     first_bit,
+    kernel,
     larger_size,
     largest,
     load,
@@ -43,7 +43,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "642ff0cf87a03c0b"
+PARTS = "b5ab3c62eb45154f"
 
 # Samples of one task: few enough to balance threads, enough to keep a panel in the cache.
 STRIPE = 64

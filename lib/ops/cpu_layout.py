@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lib.ops.compiled import ready
 
+# Tasks of a backward pass, at least: a few for each of as many threads as most machines have.
 _BACKWARD_TASKS = 16
 
 
@@ -27,7 +28,7 @@ def whole_blocks(a: Tensor) -> Tensor:
 
 
 def pad(a: Tensor, rows: int, cols: int) -> Tensor:
-    """With so many rows and columns of zeros more."""
+    """The matrix with so many rows and columns of zeros behind its own."""
     return F.pad(a, (0, cols, 0, rows)) if rows or cols else a
 
 
@@ -56,10 +57,10 @@ def blocks(a: Tensor) -> Tensor:
     return a.view(len(a), -1, tiles().BLOCK).transpose(0, 1).contiguous()
 
 
-def unblock(blocks: Tensor, like: Tensor) -> Tensor:
+def unblock(a: Tensor, like: Tensor) -> Tensor:
     """The inverse of `blocks`, without what padded the rows and columns of `like`."""
     rows, cols = like.shape
-    return blocks.transpose(0, 1).reshape(blocks.shape[1], -1)[:rows, :cols].contiguous()
+    return a.transpose(0, 1).reshape(a.shape[1], -1)[:rows, :cols].contiguous()
 
 
 def slabs(x_blocks: Tensor, units: int, least: int = 1) -> Tensor:

@@ -10,13 +10,13 @@ depend on the number of threads.
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from lib.ops.powers import DEGREE
 from lib.ops.simd import (
     WIDTH,
     exponent,
+    kernel,
     larger,
     larger_size,
     load,
@@ -36,7 +36,7 @@ Exponent = tuple[int, ...]
 Rule = tuple[np.float32, int, np.float32, Array]
 
 # Of simd.py. Numba's cache does not see changes in other files, so tests hold each file of kernels to what it imports.
-PARTS = "f6eb99d872e0c62a"
+PARTS = "eece0f4c2ff908aa"
 
 BLOCK = 32
 # A tile is four samples by one panel: eight registers of AVX2 for the results, eight to work with.
@@ -59,11 +59,6 @@ _L7, _L6, _L5, _L4, _L3, _L2, _L1, _L0 = np.array(
 _E6, _E5, _E4, _E3, _E2, _E1, _E0 = np.array(
     [0.00015345812, 0.0013399931, 0.0096184891, 0.055503286, 0.24022646, 0.69314718, 1.0], dtype=np.float32
 )
-
-
-def kernel(**options: Any) -> Any:
-    """njit with the options all kernels share; no fast-math, so that NaN, ties and the order of sums stay exact."""
-    return njit(cache=True, nogil=True, **options)
 
 
 # -- powers -----------------------------------------------------------------------------------------------------------

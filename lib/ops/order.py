@@ -40,7 +40,7 @@ def sort_dist(x: Tensor, w: Tensor, c: Tensor) -> Tensor:
         NotImplementedError: forward-mode differentiation, as by torch.func.jvp.
     """
     _check("x", x, w, c)
-    refuse_tangents("sort_dist", x=x, w=w, c=c)
+    refuse_tangents(x=x, w=w, c=c)
     y, _ = _sort_dist(x, w, c, torch.is_grad_enabled() and (x.requires_grad or w.requires_grad))
     return cast(Tensor, y)
 
@@ -59,12 +59,13 @@ def sort_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor, c: Tensor) -> tupl
         (lower, upper), [B, O] each. The executed y of every v in the box lies between them. Not differentiable.
 
     Raises:
-        ValueError, TypeError: as `sort_dist`.
+        ValueError, TypeError, NotImplementedError: as `sort_dist`.
     """
     _check("lower", lower, w, c)
     _check("upper", upper, w, c)
     if lower.shape != upper.shape:
         raise ValueError(f"lower and upper must agree in shape, got {list(lower.shape)} and {list(upper.shape)}")
+    refuse_tangents(lower=lower, upper=upper, w=w, c=c)
     _check_coefficients(c)
     lower, upper, w = lower.detach(), upper.detach(), w.detach()
     least, greatest = (_largest(lower, upper, w, len(c), least=least) for least in (True, False))
@@ -72,7 +73,7 @@ def sort_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor, c: Tensor) -> tupl
 
 
 def _check(name: str, x: Tensor, w: Tensor, c: Tensor) -> None:
-    check_pair(name, x, "w", w)
+    check_pair(name, x, w)
     if c.dim() != 1 or not 1 <= len(c) <= x.shape[1]:
         raise ValueError(f"c must be [K] with 1 <= K <= {x.shape[1]}, the number of features, got {list(c.shape)}")
     if c.dtype != w.dtype or c.device != w.device:
@@ -97,17 +98,16 @@ def _weighted(values: Tensor, c: Tensor) -> Tensor:
 
 def _largest(lower: Tensor, upper: Tensor, w: Tensor, count: int, *, least: bool) -> Tensor:
     """The `count` largest distances [K, B, O], in falling order, each at its least or its greatest over the box."""
-    if _has_kernel(lower, upper, w, count):
+    if _has_kernel(count, lower, upper, w):
         return _largest_by_kernel(lower, upper, w, count, least)
     return _largest_by_topk(lower, upper, w, count, least)[0]
 
 
-def _has_kernel(lower: Tensor, upper: Tensor, w: Tensor, count: int) -> bool:
-    inputs = (lower, upper, w)
+def _has_kernel(count: int, *inputs: Tensor) -> bool:
     if not all(t.device.type == "cpu" and t.dtype is torch.float32 and t.numel() for t in inputs):
         return False
     # maxima in the kernels would lose a NaN
-    return count <= ready("order_kernels").MOST and all(bool(torch.isfinite(t).all()) for t in inputs)
+    return count <= ready("order_kernels").MOST and all(math.isfinite(end) for t in inputs for end in t.aminmax())
 
 
 def _largest_by_kernel(lower: Tensor, upper: Tensor, w: Tensor, count: int, least: bool) -> Tensor:
@@ -152,7 +152,7 @@ def _distances(low: Tensor, high: Tensor, w: Tensor, least: bool) -> Tensor:
 def _sort_dist(x: Tensor, w: Tensor, c: Tensor, with_places: bool) -> tuple[Tensor, Tensor]:
     _check_coefficients(c)  # here, where a compiled graph has values too
     none = x.new_empty(0, dtype=torch.int32)
-    if _has_kernel(x, x, w, len(c)):
+    if _has_kernel(len(c), x, w):
         values = _largest_by_kernel(x, x, w, len(c), least=True)  # over a point: the end of fewer operations
         places = _places_by_kernel(x, w, values) if with_places else none
     else:
@@ -170,7 +170,7 @@ def _(x: Tensor, w: Tensor, c: Tensor, with_places: bool) -> tuple[Tensor, Tenso
 def _sort_dist_backward(
     grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
-    if _has_kernel(x, x, w, len(c)):
+    if _has_kernel(len(c), x, w):
         return _gradients_by_kernel(grad, x, w, c, places, need_x, need_w)
     at = places.long()
     t = x[:, None].take_along_dim(at, 2) - w[None].take_along_dim(at, 2)

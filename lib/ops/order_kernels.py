@@ -7,13 +7,14 @@ to a multiple of STEP. No fast-math at all: every value is the executed |x - w| 
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
 from lib.ops.simd import (
     WIDTH,
     at_least,
     first_bit,
+    kernel,
     larger,
     larger_size,
     load,
@@ -28,18 +29,13 @@ Array = NDArray[np.float32]
 Places = NDArray[np.int32]
 
 # Of simd.py: Numba's cache does not see changes in other files, so a test holds this to what is imported.
-PARTS = "ebf6878ccf9fa876"
+PARTS = "c7125468f2cf2783"
 
 STEP = 4  # inputs taken at a time
 WORD = 64  # inputs looked at together: how often a loop ends is what a processor guesses wrong
-MOST = 10  # order statistics kept; a constant, so that the compiler keeps the loops over them straight
+MOST = 10  # order statistics kept, at most WIDTH; a constant, so that the compiler keeps the loops over them straight
 
 _ZERO = np.float32(0)
-
-
-def kernel(**options: Any) -> Any:
-    """njit as all kernels here are compiled."""
-    return njit(cache=True, nogil=True, **options)
 
 
 @kernel()

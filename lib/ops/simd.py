@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
@@ -22,6 +22,11 @@ _UNDEFINED = ir.Constant(_FLOATS, ir.Undefined)
 
 # The step from one float32 exponent to the next, and the bits of sqrt(1/2): a mantissa in [sqrt(1/2), sqrt(2)).
 _MANTISSA_BITS, _SQRT_HALF = 23, 0x3F3504F3
+
+
+def kernel(**options: Any) -> Any:
+    """njit with the options all kernels share; no fast-math, so that NaN, ties and the order of sums stay exact."""
+    return njit(cache=True, nogil=True, **options)
 
 
 class _Lanes(types.Type):  # type: ignore[misc]

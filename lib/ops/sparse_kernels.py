@@ -9,17 +9,17 @@ the last tile reaches back over the one before it, so that all tiles are full, a
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
-from lib.ops.simd import WIDTH, at_least, larger_size, load, offset_at, splat, splat_at, store, transpose
+from lib.ops.simd import WIDTH, at_least, kernel, larger_size, load, offset_at, splat, splat_at, store, transpose
 
 Array = NDArray[np.float32]
 Counts = NDArray[np.int64]
 Indices = NDArray[np.int32]
 
 # Of simd.py: Numba's cache does not see changes in other files, so a test holds this to what is imported.
-PARTS = "ebf6878ccf9fa876"
+PARTS = "c7125468f2cf2783"
 
 LANES = 2 * WIDTH
 # Terms between two looks at whether any later one can count.
@@ -30,7 +30,7 @@ _CACHE_LINE = 16  # floats
 _PLUS, _MINUS = np.float32(1), np.float32(-1)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def empty_tile(features: int) -> Array:
     """Room for the signed inputs, where vectors do not straddle cache lines."""
     count = 2 * features * LANES
@@ -39,7 +39,7 @@ def empty_tile(features: int) -> Array:
     return room[shift : shift + count]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def fill_tile(plus: Array, minus: Array, first: int, tile: Array) -> None:
     """Samples first..first + LANES: the inputs `plus` [B, I], then the inputs `minus` [B, I] with the other sign."""
     features = plus.shape[1]
@@ -49,7 +49,7 @@ def fill_tile(plus: Array, minus: Array, first: int, tile: Array) -> None:
         fill_half(minus, first + half, _MINUS, tile, begin + features * WIDTH)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def fill_half(x: Array, first: int, sign: np.float32, tile: Array, begin: int) -> None:
     """tile[begin + WIDTH i + l] = sign x[first + l, i] for l < WIDTH."""
     features = x.shape[1]
@@ -61,7 +61,7 @@ def fill_half(x: Array, first: int, sign: np.float32, tile: Array, begin: int) -
             tile[begin + i * WIDTH + l] = sign * x[first + l, i]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def unit_max(
     tile: Array, half: int, place: Indices, weight: Array, most: Array, begin: int, end: int, floor: np.float32
 ) -> Any:
@@ -78,7 +78,7 @@ def unit_max(
     return m0, m1
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def store_shifted(pair: Any, plus: np.float32, minus: np.float32, columns: Array, unit: int) -> None:
     """columns[h, unit] = (pair_h + plus) - minus, rounded in this order."""
     m0, m1 = pair
@@ -86,7 +86,7 @@ def store_shifted(pair: Any, plus: np.float32, minus: np.float32, columns: Array
     store(columns, columns.shape[1] + unit * WIDTH, (m1 + splat(plus)) - splat(minus))
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def store_samples(columns: Array, y: Array, first: int) -> None:
     """y[first + WIDTH h + l, o] = columns[h, WIDTH o + l] for both halves h."""
     units = y.shape[1]
@@ -100,13 +100,13 @@ def store_samples(columns: Array, y: Array, first: int) -> None:
                 y[b + l, o] = columns[half, o * WIDTH + l]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def tiles_of(share: int, shares: int, samples: int) -> tuple[int, int]:
     tiles = (samples + LANES - 1) // LANES
     return tiles * share // shares, tiles * (share + 1) // shares
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@kernel(parallel=True)
 def signed_least(lower: Array, upper: Array, shares: int) -> Array:
     """What each signed input is at least in all boxes of the batch, [2 I]."""
     samples, features = lower.shape
@@ -121,14 +121,14 @@ def signed_least(lower: Array, upper: Array, shares: int) -> Array:
     return least[0]
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@kernel(parallel=True)
 def narrow(
     begin: Counts, end: Counts, place: Indices, weight: Array, floor: Array, least: Array,
     new_end: Counts, new_place: Indices, new_weight: Array, new_most: Array, shares: int,
 ) -> None:  # fmt: skip
     """The terms that exceed the floor of their unit where a signed input is `least`, in their order, from begin on."""
+    reach = np.empty(len(weight), np.float32)
     for share in prange(shares):
-        reach = np.empty(len(weight), np.float32)
         for o in range(len(floor) * share // shares, len(floor) * (share + 1) // shares):
             # unsigned: of an index that could be negative, Numba asks every time whether it is
             kept, least_distance = np.uint64(begin[o] * STEP), floor[o]
@@ -148,7 +148,7 @@ def narrow(
                 new_most[step] = largest
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@kernel(parallel=True)
 def forward(
     x: Array, begin: Counts, end: Counts, place: Indices, weight: Array, most: Array, floor: Array, plus: Array,
     minus: Array, y: Array, shares: int,
@@ -167,7 +167,7 @@ def forward(
             store_samples(columns, y, b)
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@kernel(parallel=True)
 def forward_bounds(
     lower: Array, upper: Array, begin: Counts, end: Counts, place: Indices, weight: Array, most: Array, floor: Array,
     plus: Array, minus: Array, least: Array, greatest: Array, shares: int,

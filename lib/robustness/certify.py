@@ -68,14 +68,15 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
     # Images of one label are alike, and a pruned net stops sooner where those stand side by side.
     order = y.argsort(stable=True)
     with torch.no_grad(), evaluation_mode(net):
-        # index_select, not x[some]: the same copy in half the time
+        # index_select, not x[some]: the same copy, several times as fast
         parts = [_certify_by_margin(net, x.index_select(0, some), y[some], radius) for some in order.split(CHUNK)]
         place = order.argsort()
         correct, certified, reach = (torch.cat(column)[place] for column in zip(*parts, strict=True))
         if by_intervals:
             # The margin settles most images; only the others need a box of their own.
             for some in order[(correct & ~certified)[order]].split(CHUNK):
-                certified[some] = _proves_by_interval(net, x[some], y[some], torch.full_like(reach[some], radius))
+                eps_each = torch.full_like(reach[some], radius)
+                certified[some] = _proves_by_interval(net, x.index_select(0, some), y[some], eps_each)
     return Certificate(correct, certified, reach)
 
 

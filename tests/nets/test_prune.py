@@ -15,6 +15,7 @@ from lib import Box, LInfDistNet, LInfDistNetMLP, certify, prune, recipes
 from lib.nets.layers import LInfDist
 from lib.nets.prune import PrunedDist
 from lib.nets.sortnet import SortLinear
+from lib.ops.sparse import narrowed
 from lib.robustness.inputs import pixel_box
 from lib.theory.addernet import with_batch_norm
 from lib.training.data import batch, load_data
@@ -54,7 +55,7 @@ def assert_equal(net: Net, pruned: Net, x: Tensor, eps: float) -> None:
     depth=st.integers(1, 4),
     levels=st.sampled_from([0, 1, 2, 5]),
     head=st.booleans(),
-    count=st.one_of(st.integers(1, 70), st.just(600)),  # from 256 on their own box counts
+    count=st.integers(1, 70),
     eps=st.floats(1e-6, 0.99),
 )
 def test_logits_and_bounds_are_equal_on_valid_images(
@@ -62,6 +63,19 @@ def test_logits_and_bounds_are_equal_on_valid_images(
 ) -> None:
     net, x = random_net(seed, width, depth, levels, head), random_images(seed, count)
     assert_equal(net, prune(net), x, eps)
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_large_batch_in_a_small_box_leaves_out_more_and_changes_nothing(seed: int, head: bool) -> None:
+    net, x = random_net(seed, 40, 3, 0, head), random_images(seed, 600)
+    ends = random_images(seed + 1, 2)
+    x = ends.amin(0) + (ends.amax(0) - ends.amin(0)) * x
+    pruned = prune(net)
+    assert [layer.narrow for layer in pruned.layers] == [True, *[False] * (len(pruned.layers) - 1)]
+    inputs, lists = pruned.normalize(x).flatten(1), pruned.layers[0].lists
+    assert narrowed(lists, inputs, inputs).kept(15).sum() < 0.9 * lists.kept(15).sum()
+    assert_equal(net, pruned, x, 0.01)
 
 
 @pytest.mark.parametrize("head", [False, True])

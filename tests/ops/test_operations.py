@@ -81,6 +81,8 @@ def test_forward_mode_is_refused_rather_than_wrong() -> None:
             differentiated()
     with pytest.raises(NotImplementedError, match="w has a tangent"):
         torch.func.jvp(lambda w: lp_dist(x, w), (w,), (w,))
+    with pytest.raises(NotImplementedError, match="lower has a tangent"):
+        torch.func.jvp(lambda lower: linf_dist_bounds(lower, x + 1, w), (x,), (x,))
     one, y = torch.tensor(1.0), lp_dist(x, w)
     assert torch.equal(torch.func.jvp(lambda a: a * lp_dist(x, w), (one,), (one,))[1], y)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.ops import order
+from lib.ops import order, order_kernels, simd
 from lib.ops.order import sort_dist, sort_dist_bounds
 
 SHAPES = [(1, 1, 1), (7, 33, 9), (63, 12, 17), (2, 64, 3), (3, 500, 10), (0, 5, 4), (4, 5, 0)]
@@ -51,6 +51,7 @@ class TestValues:
         assert torch.equal(sort_dist(x, w, c), sorted_by_hand((x[:, None] - w).abs(), c))
 
     def test_more_terms_than_the_kernels_keep_are_sorted_by_pytorch(self) -> None:
+        assert order_kernels.MOST <= simd.WIDTH
         x, w, c = draw(5, 40, 6, count=25)
         assert torch.equal(sort_dist(x, w, c), sorted_by_hand((x[:, None] - w).abs(), c))
 
@@ -121,6 +122,18 @@ class TestGradients:
         assert x.grad is not None
         assert torch.equal(x.grad[:, :10], -3 * c.expand(2, -1)) and not x.grad[:, 10:].any()
 
+    @pytest.mark.parametrize("bad", [0.0, float("inf")])
+    def test_one_gradient_is_the_same_as_of_both(self, bad: float) -> None:
+        x, w, c = draw(7, 70, 9)
+        x[3, 5] = bad
+        wanted = value_and_gradients(x, w, c)[1:]
+        for place in range(2):
+            inputs = [x.clone(), w.clone()]
+            inputs[place].requires_grad_()
+            (got,) = torch.autograd.grad(sort_dist(*inputs, c).square().sum(), inputs[place])
+            torch.testing.assert_close(got, wanted[place], rtol=0, atol=0, equal_nan=True)
+            assert got.isfinite().any() and got.isfinite().all() == (bad == 0)
+
     def test_distances_of_0_have_no_gradient(self) -> None:
         x = torch.ones(2, 70, requires_grad=True)
         w = torch.ones(3, 70)
@@ -188,7 +201,7 @@ class TestContracts:
         results = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            results.append(sort_dist(x, w, c))
+            results.append(torch.cat([part.flatten() for part in value_and_gradients(x, w, c)]))
             assert torch.get_num_threads() == threads
         assert torch.equal(*results)
 
@@ -221,12 +234,14 @@ class TestContracts:
 
     def test_forward_mode_is_refused_rather_than_wrong(self) -> None:
         x, w, c = draw(2, 3, 4)
-        with pytest.raises(NotImplementedError, match=r"x has a tangent .* sort_dist is differentiable in reverse"):
+        with pytest.raises(NotImplementedError, match=r"x has a tangent .* distances have gradients alone"):
             torch.func.jvp(lambda x: sort_dist(x, w, c), (x,), (x,))
         with pytest.raises(NotImplementedError, match="w has a tangent"):
             torch.func.jvp(lambda w: sort_dist(x, w, c), (w,), (w,))
         with pytest.raises(NotImplementedError, match="c has a tangent"):
             torch.func.jvp(lambda c: sort_dist(x, w, c), (c,), (c,))
+        with pytest.raises(NotImplementedError, match="upper has a tangent"):
+            torch.func.jvp(lambda v: sort_dist_bounds(x, v, w, c), (x,), (x,))
 
     def test_coefficients_that_require_a_gradient_are_refused(self) -> None:
         x, w, c = draw(2, 3, 4)

@@ -95,6 +95,23 @@ def test_narrowed_lists_hold_what_can_count_for_any_sample_in_the_same_order() -
     assert (narrow.kept(61) <= lists.kept(61)).all() and narrow.kept(61).sum() < lists.kept(61).sum()
 
 
+def test_narrowed_lists_do_not_depend_on_the_number_of_threads(restored_threads: None) -> None:
+    lower, upper, _, lists = narrow_case()
+    torch.set_num_threads(1)
+    one = sparse.narrowed(lists, lower, upper)
+    torch.set_num_threads(2)
+    two = sparse.narrowed(lists, lower, upper)
+    # more shares than there are units, of a box whose ends lie in single samples
+    least = sparse_kernels.signed_least(lower.numpy(), upper.numpy(), 50)
+    assert np.array_equal(least, torch.cat([lower.amin(0), -upper.amax(0)]).numpy())
+    for o in range(len(lists.floor)):
+        steps = slice(one.begin[o], one.end[o])
+        terms = slice(sparse_kernels.STEP * one.begin[o], sparse_kernels.STEP * one.end[o])
+        assert one.end[o] == two.end[o] and np.array_equal(one.most[steps], two.most[steps])
+        assert np.array_equal(one.place[terms], two.place[terms])
+        assert np.array_equal(one.weight[terms], two.weight[terms])
+
+
 def test_narrowed_lists_give_the_same_distances_and_bounds() -> None:
     lower, upper, w, lists = narrow_case()
     plus, minus = constants(len(w))
