@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # the columns of a summary that a cost table has
 _KEPT = ("subset", "runs", "images", "clean", "certified", "certified_spread")
+# what a run may change and still be a larger or a longer one of the same recipe
+_SIZES = {"width", "depth", "hidden", "epochs_const", "epochs_ramp", "epochs_inf"}
 
 
 def training_work(recipe: Recipe) -> int:
@@ -33,8 +35,8 @@ def training_work(recipe: Recipe) -> int:
 
 
 def cost_table(recipe: str, results: str | Path) -> pd.DataFrame:
-    """What the runs of a recipe on all its training images cost and proved, overrides included, the least work first,
-    and the paper's row last.
+    """What the runs of a recipe on all its training images cost and proved, of other widths, depths and lengths too,
+    the least work first, and the paper's row last.
 
     Columns: budget and its changes, width, depth, epochs, work (see `training_work`), of_paper (the share of the
     paper's work), subset (of the data, in words), runs, images, clean and certified (mean, percent), certified_spread
@@ -62,7 +64,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     certified = zip(table["certified"].map(rounded_down), table["certified_spread"], strict=True)
     columns = {
         "budget": table["budget"].str.partition(" with ")[0]
-        + table["subset"].fillna("").map(lambda text: " †" * bool(text)),
+        + table["subset"].map(lambda text: " †" if isinstance(text, str) and text else ""),
         "width": table["width"],
         "layers": table["depth"],
         "epochs": table["epochs"],
@@ -101,8 +103,8 @@ def _draw(axes: "Axes", ours: pd.DataFrame, paper: Any, name: str, color: str) -
 
 
 def _comparable(record: Record, paper: Recipe) -> bool:
-    recipe = record.recipe
-    return recipe.name == paper.name and record.eps == paper.eps_test and not (recipe.train_limit or recipe.validation)
+    same = record.recipe.name == paper.name and record.eps == paper.eps_test
+    return same and record.overrides.keys() <= _SIZES and not record.recipe.train_limit
 
 
 def _row(group: Sequence[Record]) -> dict[str, Any]:

@@ -50,10 +50,11 @@ class TestCostTable:
         assert math.isnan(start["per_decade"])
         assert math.isnan(less["per_decade"])
 
-    def test_leaves_out_other_radii_other_recipes_and_parts_of_the_training_set(
+    def test_leaves_out_other_radii_recipes_and_starts_and_parts_of_the_training_set(
         self, make_run: Run, tmp_path: Path
     ) -> None:
         others = [make_run(ROW, eps_test=0.1), make_run(ROW, train_limit=1000), make_run(ROW, validation=True)]
+        others.append(make_run(ROW, identity=0.0))  # another start, not another size
         found = cost_table(ROW, written(tmp_path, make_run(ROW), make_run("mnist/linf-dist-net-mlp"), *others))
         assert list(found["budget"]) == ["laptop", "the paper's"]
 
