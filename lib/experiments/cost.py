@@ -11,7 +11,7 @@ from lib.experiments.figures import ATTACKED, CERTIFIED, PAPER, styled
 from lib.experiments.ledger import records
 from lib.experiments.published import published_row
 from lib.experiments.record import Record
-from lib.experiments.summary import groups, rounded, rounded_down, summary
+from lib.experiments.summary import groups, rounded, summary, with_spread
 from lib.recipes import Recipe, load
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ def cost_table(recipe: str, results: str | Path) -> pd.DataFrame:
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """A `cost_table` as texts, certified accuracy rounded down."""
-    certified = zip(table["certified"].map(rounded_down), table["certified_spread"], strict=True)
     columns = {
         "budget": table["budget"].str.partition(" with ")[0]
         + table["subset"].map(lambda text: " †" if isinstance(text, str) and text else ""),
@@ -71,7 +70,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         "of the paper's work": table["of_paper"].map(lambda share: "all" if share == 1 else f"1/{1 / share:,.0f}"),
         "runs": table["runs"].map(lambda runs: "" if math.isnan(runs) else f"{runs:.0f}"),
         "clean (%)": table["clean"].map(rounded),
-        "certified (%)": [text if math.isnan(spread) else f"{text} ± {rounded(spread)}" for text, spread in certified],
+        "certified (%)": [with_spread(row, "certified") for row in table.to_dict("records")],
         "points per tenfold": table["per_decade"].map(lambda points: "" if math.isnan(points) else f"{points:.1f}"),
     }
     return pd.DataFrame(columns).set_index("budget")

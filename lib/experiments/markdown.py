@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib.experiments.summary import rounded, rounded_down, shown_eps
+from lib.experiments.summary import rounded_down, shown_eps, with_spread
 
 _DAGGER = "†"
 _FOOTNOTE = f"{_DAGGER} Made on part of the data, as stated: not comparable with the paper's number."
@@ -69,7 +69,7 @@ def table_page(frame: pd.DataFrame) -> str:
             known["Method"] += f" ({row['reference']})"
         for name in theirs:
             known[f"Paper: {_HEADS[name]}"] = _bold(
-                _printed(row, f"paper_{name}"), index in top.get(f"paper_{name}", ())
+                with_spread(row, f"paper_{name}"), index in top.get(f"paper_{name}", ())
             )
         cells.append(known | _ours(index, row, ours, top))
     note = _SECONDS if "seconds" in theirs else f"{_PERCENT if 'certified' in theirs else _CLEAN} {_BEST}"
@@ -123,7 +123,7 @@ def _ours(index: Any, row: Any, measures: list[str], top: dict[str, set[Any]]) -
         "Runs (seeds)": f"{row['runs']} ({row['seeds']})",
     }
     for name in measures:
-        cells[f"Ours: {_HEADS[name]}"] = _bold(_printed(row, name), index in top.get(name, ()))
+        cells[f"Ours: {_HEADS[name]}"] = _bold(with_spread(row, name), index in top.get(name, ()))
     if "seconds" in measures:
         cells["Ours: FLOPs"] = _flops(row["our_flops"])
     else:
@@ -131,12 +131,6 @@ def _ours(index: Any, row: Any, measures: list[str], top: dict[str, set[Any]]) -
         cells[f"Ours - paper: {compared}"] = rounded_down(row["difference"])
         cells["Test images"] = f"{row['images']:,}"
     return cells | {"Device": row["device"]}
-
-
-def _printed(row: Any, name: str) -> str:
-    show = rounded_down if "certified" in name else rounded
-    spread = row.get(f"{name}_spread")
-    return show(row[name]) if spread is None or pd.isna(spread) else f"{show(row[name])} ± {rounded(spread)}"
 
 
 def _bold(text: str, is_best: bool) -> str:

@@ -9,7 +9,17 @@ from lib.experiments.figures import plot_confusion, plot_history, plot_radii, pl
 from lib.experiments.markdown import claims_page, overview_page, table_page
 from lib.experiments.published import PRINTED, page_name, published, published_row, tables
 from lib.experiments.record import Record
-from lib.experiments.summary import MEASURES, difference, groups, rounded, rounded_down, shown_eps, summary, unchanged
+from lib.experiments.summary import (
+    MEASURES,
+    difference,
+    groups,
+    rounded,
+    rounded_down,
+    shown_eps,
+    summary,
+    unchanged,
+    with_spread,
+)
 from lib.recipes import load, names
 
 _GENERATED = "<!-- Generated from results/ by `make tables`. -->\n\n"
@@ -27,6 +37,7 @@ __all__ = [
     "standing",
     "table",
     "table_page",
+    "with_spread",
     "write_tables",
 ]
 

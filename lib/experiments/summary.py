@@ -26,6 +26,13 @@ def rounded_down(percent: float) -> str:
     return _decimals(percent, decimal.ROUND_FLOOR)
 
 
+def with_spread(row: Any, measure: str) -> str:
+    """A mean of a `summary`, certified rounded down, and ± its standard deviation where there are several runs."""
+    show = rounded_down if "certified" in measure else rounded
+    spread = row.get(f"{measure}_spread")
+    return show(row[measure]) if spread is None or math.isnan(spread) else f"{show(row[measure])} ± {rounded(spread)}"
+
+
 def shown_eps(eps: float) -> str:
     """A radius as people write it: "0.3", but "8/255"."""
     short, levels = f"{eps:.4g}", round(255 * eps)

@@ -171,7 +171,11 @@ def _sort_dist_backward(
     grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
     if _has_kernel(len(c), x, w):
-        return _gradients_by_kernel(grad, x, w, c, places, need_x, need_w)
+        exchanged = grad.T, w, x, c, places.transpose(0, 1)
+        return (
+            _gradient_by_kernel(grad, x, w, c, places) if need_x else x.new_empty(0),
+            _gradient_by_kernel(*exchanged) if need_w else w.new_empty(0),
+        )
     at = places.long()
     t = x[:, None].take_along_dim(at, 2) - w[None].take_along_dim(at, 2)
     share = grad[..., None] * c * t.sign_()
@@ -181,16 +185,11 @@ def _sort_dist_backward(
     )
 
 
-def _gradients_by_kernel(
-    grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor, need_x: bool, need_w: bool
-) -> tuple[Tensor, Tensor]:
-    kernels, arrays = ready("order_kernels"), [t.contiguous().numpy() for t in (grad, x, w, c, places)]
-    gx, gw = (v.new_zeros(v.shape if needed else (0,)) for v, needed in ((x, need_x), (w, need_w)))
-    if need_x:
-        kernels.gradient_x(*arrays, gx.numpy())
-    if need_w:
-        kernels.gradient_w(*arrays, gw.numpy())
-    return gx, gw
+def _gradient_by_kernel(grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor) -> Tensor:
+    """That of x; a distance knows no difference between x and w, so that of w with all roles exchanged."""
+    gx = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    ready("order_kernels").gradient(*(t.contiguous().numpy() for t in (grad, x, w, c, places)), gx.numpy())
+    return gx
 
 
 def _gathered(share: Tensor, at: Tensor, like: Tensor) -> Tensor:

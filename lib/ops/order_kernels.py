@@ -111,20 +111,10 @@ def far_inputs(x: Array, b: int, w: Array, o: int, begin: int, least: float) -> 
 
 
 @kernel(parallel=True)
-def gradient_x(grad: Array, x: Array, w: Array, c: Array, places: Places, gx: Array) -> None:
+def gradient(grad: Array, x: Array, w: Array, c: Array, places: Places, gx: Array) -> None:
     """gx[b, i] += grad[b, o] c_k sign(x_bi - w_oi) at i = places[b, o, k], in the order of o and k."""
     for b in prange(x.shape[0]):
         for o in range(w.shape[0]):
             for k in range(len(c)):
                 i = places[b, o, k]
                 gx[b, i] += grad[b, o] * c[k] * np.sign(x[b, i] - w[o, i])
-
-
-@kernel(parallel=True)
-def gradient_w(grad: Array, x: Array, w: Array, c: Array, places: Places, gw: Array) -> None:
-    """gw[o, i] -= the same, in the order of b and k."""
-    for o in prange(w.shape[0]):
-        for b in range(x.shape[0]):
-            for k in range(len(c)):
-                i = places[b, o, k]
-                gw[o, i] -= grad[b, o] * c[k] * np.sign(x[b, i] - w[o, i])
