@@ -1,7 +1,7 @@
 """What accuracy costs: the work of a training beside what its net proves, from a laptop's runs to the paper's."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +38,12 @@ def cost_table(recipe: str, results: str | Path) -> pd.DataFrame:
     """What the runs of a recipe on all its training images cost and proved, of other widths, depths and lengths too,
     the least work first, and the paper's row last.
 
-    Columns: budget and its changes, width, depth, epochs, work (see `training_work`), of_paper (the share of the
-    paper's work), subset (of the data, in words), runs, images, clean and certified (mean, percent), certified_spread
-    (standard deviation), and per_decade: points of certified accuracy won over the laptop's for each tenfold of its
-    work, NaN where there is none to win over. Numbers are unrounded, the paper's certified accuracy is NaN where it has
-    no such row.
+    Columns: budget, changed (of it, in words), width, depth, epochs, work (see `training_work`), of_paper (the share of
+    the paper's work), subset (of the data, in words), runs, images, clean and certified (mean, percent),
+    certified_spread (standard deviation), and per_decade: points of certified accuracy won over the laptop's for each
+    tenfold of its work, NaN where there is none to win over; per_decade_spread: its standard error, if the seeds of
+    every size spread like the laptop's. Numbers are unrounded, the paper's certified accuracy is NaN where it has no
+    such row.
 
     Raises:
         ValueError: no such recipe, or a damaged record.
@@ -52,18 +53,18 @@ def cost_table(recipe: str, results: str | Path) -> pd.DataFrame:
     rows = [_row(group) for _, group in groups(same)]
     printed = published_row(recipe, paper.eps_test) or {"clean": math.nan, "certified": math.nan}
     rows = sorted(rows, key=lambda row: (row["work"], row["budget"]))
-    rows.append(_shape("the paper's", paper) | {"clean": printed["clean"], "certified": printed["certified"]})
-    table = pd.DataFrame(rows, columns=[*_shape("", paper), *_KEPT])
+    theirs = {"clean": printed["clean"], "certified": printed["certified"]}
+    rows.append({"budget": "the paper's", "changed": ""} | _shape(paper) | theirs)
+    table = pd.DataFrame(rows, columns=["budget", "changed", *_shape(paper), *_KEPT])
     table["of_paper"] = table["work"] / training_work(paper)
-    table["per_decade"] = _per_decade(table)
+    table["per_decade"], table["per_decade_spread"] = _per_decade(table)
     return table
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """A `cost_table` as texts, certified accuracy rounded down."""
     columns = {
-        "budget": table["budget"].str.partition(" with ")[0]
-        + table["subset"].map(lambda text: " †" if isinstance(text, str) and text else ""),
+        "budget": table["budget"] + table["subset"].map(lambda text: " †" if isinstance(text, str) and text else ""),
         "width": table["width"],
         "layers": table["depth"],
         "epochs": table["epochs"],
@@ -71,7 +72,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         "runs": table["runs"].map(lambda runs: "" if math.isnan(runs) else f"{runs:.0f}"),
         "clean (%)": table["clean"].map(rounded),
         "certified (%)": [with_spread(row, "certified") for row in table.to_dict("records")],
-        "points per tenfold": table["per_decade"].map(lambda points: "" if math.isnan(points) else f"{points:.1f}"),
+        "points per tenfold": [_rate(row) for row in table.to_dict("records")],
     }
     return pd.DataFrame(columns).set_index("budget")
 
@@ -82,6 +83,7 @@ def plot_costs(tables: Mapping[str, pd.DataFrame]) -> "Figure":
     figure, (axes,) = styled(1, height=4.2)
     for (name, table), color in zip(tables.items(), (CERTIFIED, ATTACKED, PAPER), strict=False):
         _draw(axes, table.iloc[:-1], table.iloc[-1], name, color)
+    axes.plot([], [], "o", color="#999999", mfc="none", label="hollow: part of the test set")
     axes.set(xscale="log", ylim=(0, None), ylabel="certified accuracy (%)")
     axes.set_xlabel("work of training (subtractions of all forward passes, per training image)")
     axes.legend(frameon=False, loc="lower right")
@@ -106,24 +108,33 @@ def _comparable(record: Record, paper: Recipe) -> bool:
     return same and record.overrides.keys() <= _SIZES and not record.recipe.train_limit
 
 
+def _rate(row: Mapping[Hashable, Any]) -> str:
+    points, spread = row["per_decade"], row["per_decade_spread"]
+    if math.isnan(points):
+        return ""
+    return f"{points:.1f}" if math.isnan(spread) else f"{points:.1f} ± {spread:.1f}"
+
+
 def _row(group: Sequence[Record]) -> dict[str, Any]:
-    columns = summary(group)
-    return _shape(group[0].setting, group[0].recipe) | {name: columns[name] for name in _KEPT}
+    columns, first = summary(group), group[0]
+    known = {"budget": first.budget, "changed": first.changes} | _shape(first.recipe)
+    return known | {name: columns[name] for name in _KEPT}
 
 
-def _shape(budget: str, recipe: Recipe) -> dict[str, Any]:
-    shape = {"width": recipe.width, "depth": recipe.depth, "epochs": recipe.epochs, "work": training_work(recipe)}
-    return {"budget": budget} | shape
+def _shape(recipe: Recipe) -> dict[str, Any]:
+    return {"width": recipe.width, "depth": recipe.depth, "epochs": recipe.epochs, "work": training_work(recipe)}
 
 
 def _laptop(rows: pd.DataFrame) -> Any:
-    found = rows[rows["budget"] == "laptop"]
+    found = rows[(rows["budget"] == "laptop") & (rows["changed"] == "")]
     return found.iloc[0] if len(found) else None
 
 
-def _per_decade(table: pd.DataFrame) -> Any:
+def _per_decade(table: pd.DataFrame) -> tuple[Any, Any]:
     start = _laptop(table)
     if start is None:
-        return math.nan
+        return math.nan, math.nan
     decades = (table["work"] / start["work"]).map(math.log10)
-    return (table["certified"] - start["certified"]) / decades.where(decades > 0)
+    decades = decades.where(decades > 0)
+    error = start["certified_spread"] * (1 / start["runs"] + 1 / table["runs"]) ** 0.5
+    return (table["certified"] - start["certified"]) / decades, error / decades

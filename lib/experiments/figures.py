@@ -8,7 +8,7 @@ from lib.experiments.published import published_row
 from lib.experiments.record import Record, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -81,21 +81,25 @@ def plot_history(record: Record) -> "Figure":
     return figure
 
 
-def plot_runs(runs: "Sequence[tuple[Record, Table]]") -> "Figure":
-    """Several runs beside each other: training accuracy against the epoch (at p = inf drawn solid), certified accuracy
-    against the radius."""
+def plot_runs(runs: "Mapping[str, tuple[Record, Table]]") -> "Figure":
+    """Runs by name, beside each other: training accuracy against the epoch (at p = inf drawn solid), certified accuracy
+    against the radius, with the paper's number for a recipe marked at its own."""
     figure, (training, certified) = styled(2, height=6.4, shared=False)
-    for (record, table), color in zip(runs, (CERTIFIED, ATTACKED, PAPER), strict=False):
+    for (name, (record, table)), color in zip(runs.items(), (CERTIFIED, ATTACKED), strict=False):
         epoch, accuracy = _column(record, "epoch"), 100 * _column(record, "accuracy")
         training.plot(epoch, accuracy, ".--", color=color)
         settled = np.where(np.isinf(_column(record, "p")), accuracy, np.nan)
-        training.plot(epoch, settled, "o-", color=color, label=record.recipe.name)
+        training.plot(epoch, settled, "o-", color=color, label=name)
         edges, proved = _proved(table)
-        certified.step(edges, proved, where="post", color=color, label=record.recipe.name)
+        certified.step(edges, proved, where="post", color=color, label=name)
         certified.axvline(record.eps, color="#999999", linewidth=0.9, linestyle=":")
+        paper = published_row(record.recipe.name, record.eps)
+        if paper is not None and not np.isnan(paper["certified"]):
+            certified.plot(record.eps, paper["certified"], "v", label=f"{name} ({_whose(record)})", **_hollow(color))
     training.set(xlabel="epoch (dashed: finite p, solid: p = inf)", ylabel="training accuracy (%)")
     certified.set(xlabel="radius eps (pixels, full range = 1)", ylabel="certified by margin (%)", ylim=(0, None))
-    training.set_title(_title(runs[0][0]).partition(", ")[2], loc="left")
+    first, _ = next(iter(runs.values()))
+    training.set_title(_title(first).partition(", ")[2], loc="left")
     for axes in (training, certified):
         axes.legend(frameon=False)
     return figure
@@ -140,18 +144,19 @@ def _mark_paper(axes: "Axes", record: Record, left: float, right: float) -> None
     paper = published_row(record.recipe.name, record.eps)
     if paper is None:
         return
-    whose = "paper, whole test set" if record.subset else "paper"
-    style: dict[str, Any] = {
-        "color": PAPER,
-        "markerfacecolor": "none",
-        "markersize": 8,
-        "linestyle": "none",
-        "clip_on": False,
-    }
     for name, radius, marker in (("certified", left, "v"), ("robust", right, "^"), ("clean", 0.0, "s")):
         if np.isnan(paper[name]):
             continue
-        axes.plot(radius, paper[name], marker=marker, label=f"{name} ({whose})", **style)
+        axes.plot(radius, paper[name], marker, label=f"{name} ({_whose(record)})", **_hollow(PAPER))
+
+
+def _whose(record: Record) -> str:
+    return "paper, whole test set" if record.subset else "paper"
+
+
+def _hollow(color: str) -> dict[str, Any]:
+    """The look of a published number."""
+    return {"color": color, "markerfacecolor": "none", "markersize": 8, "linestyle": "none", "clip_on": False}
 
 
 def _title(record: Record) -> str:

@@ -1,6 +1,7 @@
-"""Frames of `report.table` and `report.claims` as Markdown pages; the best are found here, and never on subsets."""
+"""Frames of `report.table` and `report.claims` as Markdown: the paper's numbers beside ours, the best in bold."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,7 +9,6 @@ import pandas as pd
 from lib.experiments.summary import rounded_down, shown_eps, with_spread
 
 _DAGGER = "†"
-_FOOTNOTE = f"{_DAGGER} Made on part of the data, as stated: not comparable with the paper's number."
 _PERCENT = (
     "Percent of the test images. Ours: mean ± standard deviation where there are several runs; certified by intervals "
     "from the box clipped to valid pixels, as in the released evaluation, and rounded down."
@@ -23,14 +23,13 @@ _PAPER = (
 )
 _SECONDS = (
     "Seconds of training per epoch. Ours: mean over the epochs of a run, of another net on another machine: to be read "
-    "beside its FLOPs (Table 1 has the paper's), and no comparison of speed."
+    "beside its FLOPs (Table 1 has the paper's), and no comparison of speed. The machines were shared, so that a large "
+    "spread tells of what else they did."
 )
 
 # how a column that names a row is headed and printed
 _NAMES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "row": ("Row", str),
-    "dataset": ("Data", str),
-    "eps": ("eps", str),
     "layers": ("Layers", str),
     "init": ("Initialisation", str),
     "method": ("Method", str),
@@ -42,61 +41,59 @@ _NAMES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "weight_decay": ("Decay", str),
     "flops": ("FLOPs", lambda count: _flops(count)),
 }
+_DATA = {"CIFAR10": "CIFAR-10", "FashionMNIST": "Fashion-MNIST", "TinyImageNet": "Tiny ImageNet"}
 _HEADS = {
-    "train": "train",
-    "clean": "clean",
-    "robust": "robust",
-    "robust_strong": "robust, stronger attack",
-    "certified": "certified",
-    "certified_margin": "certified by margin",
-    "seconds": "seconds",
+    "train": "Training accuracy",
+    "clean": "Clean",
+    "robust": "Robust",
+    "robust_strong": "Robust, stronger attack",
+    "certified": "Certified",
+    "certified_margin": "Certified by margin",
+    "seconds": "Seconds",
 }
-_ACCURACIES = ["clean", "robust", "robust_strong", "certified", "certified_margin"]
+_ACCURACIES = ("clean", "robust", "robust_strong", "certified")
+_DIFFERENCE = "Ours \N{MINUS SIGN} paper"
 # which text of a record says how a measure was made
 _MADE_BY = {"robust": "attack", "robust_strong": "strong_attack", "certified": "certificate"}
 
 
 def table_page(frame: pd.DataFrame) -> str:
-    """One table: what names each row, the paper's numbers, ours and how they were made; the best of each in bold."""
+    """A table for each data set and radius: what names a row, then each measure, the paper's number beside ours."""
     theirs = [name for name in _HEADS if f"paper_{name}" in frame]
-    ours = _ACCURACIES if "certified" in theirs else theirs
+    ours = _ACCURACIES if "certified" in theirs else tuple(theirs)
     compared = [name for name in ours if name != "seconds"]
     top = {name: best(frame, name) for name in [*compared, *(f"paper_{name}" for name in theirs)]}
-    cells = []
-    for index, row in frame.iterrows():
-        known = {head: show(row[name]) for name, (head, show) in _NAMES.items() if name in frame}
-        if row.get("reference"):
-            known["Method"] += f" ({row['reference']})"
-        for name in theirs:
-            known[f"Paper: {_HEADS[name]}"] = _bold(
-                with_spread(row, f"paper_{name}"), index in top.get(f"paper_{name}", ())
-            )
-        cells.append(known | _ours(index, row, ours, top))
+    keys = [name for name in ("dataset", "eps") if name in frame]
+    parts = [_part(part, ours, top) for _, part in frame.groupby(keys, sort=False)]
     note = _SECONDS if "seconds" in theirs else f"{_PERCENT if 'certified' in theirs else _CLEAN} {_BEST}"
-    return _render(cells, [note, *_how(frame, ours)], frame)
+    return "\n".join(parts) + _notes([note, *_how(frame, ours)], frame)
 
 
 def claims_page(frame: pd.DataFrame) -> str:
-    """One row per recipe and budget: its radius, the paper's certified accuracy, and ours."""
+    """One row per recipe and budget: its radius, the data and seeds, our accuracies, and the paper's certified one."""
     cells = []
-    for index, row in frame.iterrows():
-        known = {"Recipe": f"`{row['recipe']}`", "eps": shown_eps(row["eps"])}
-        known["Paper: certified"] = rounded_down(row["paper_certified"])
-        cells.append(known | _ours(index, row, _ACCURACIES, {}))
-    return _render(cells, [f"{_PERCENT} {_PAPER}", *_how(frame, _ACCURACIES)], frame)
+    for _, row in frame.iterrows():
+        known = {"Recipe": f"`{row['recipe']}`", "eps": shown_eps(row["eps"]), "Budget": _budget(row)}
+        if row["runs"]:
+            known |= {
+                "Data": row["subset"] or f"{row['images']:,} test images",
+                "Runs (seeds)": f"{row['runs']} ({row['seeds']})",
+            }
+            known |= {_HEADS[name]: with_spread(row, name) for name in (*_ACCURACIES, "certified_margin")}
+        cells.append(known | _beside_the_paper(row) | ({"Device": row["device"]} if row["runs"] else {}))
+    return _grid(cells) + _notes([f"{_PERCENT} {_PAPER}", *_how(frame, _ACCURACIES)], frame)
 
 
 def overview_page(frame: pd.DataFrame) -> str:
-    """One row per recipe, at its largest budget: the paper's certified accuracy, and ours; Tables 3 and 7 left out."""
-    largest = frame[~frame["recipe"].str.contains("/(?:ablation|depth)-")].groupby("recipe", sort=False).tail(1)
-    shown = ("Budget", "Ours: clean", "Ours: certified", "Ours - paper: certified", "Test images")
+    """One row for each recipe whose certified accuracy was published, at its largest budget; Table 3 left out."""
+    published = frame[frame["paper_certified"].notna() & ~frame["recipe"].str.contains("/ablation-")]
     cells = []
-    for index, row in largest.iterrows():
-        ours = _ours(index, row, _ACCURACIES, {})
-        known = {"Recipe": f"`{row['recipe']}`", "eps": shown_eps(row["eps"])}
-        known["Paper: certified"] = rounded_down(row["paper_certified"])
-        cells.append(known | {name: ours[name] for name in shown if name in ours})
-    return _render(cells, [f"{_PERCENT} {_PAPER}"], largest)
+    for _, row in published.groupby("recipe", sort=False).tail(1).iterrows():
+        known = {"Recipe": f"`{row['recipe']}`", "eps": shown_eps(row["eps"]), "Budget": _budget(row)}
+        if row["runs"]:
+            known |= {_HEADS[name]: with_spread(row, name) for name in ("clean", "robust_strong", "certified")}
+        cells.append(known | _beside_the_paper(row))
+    return _grid(cells) + _notes([f"{_PERCENT} {_PAPER}"], published)
 
 
 def best(frame: pd.DataFrame, column: str) -> set[Any]:
@@ -114,44 +111,70 @@ def best(frame: pd.DataFrame, column: str) -> set[Any]:
     return winners
 
 
-def _ours(index: Any, row: Any, measures: list[str], top: dict[str, set[Any]]) -> dict[str, str]:
-    """The cells of our runs of one recipe at one budget."""
+def _part(frame: pd.DataFrame, ours: Sequence[str], top: dict[str, set[Any]]) -> str:
+    """The rows of one data set and radius, under its name."""
+    first = frame.iloc[0]
+    data = _DATA.get(first["dataset"], first["dataset"])
+    title = f"{data}, eps = {first['eps']}" if "eps" in frame else data
+    return f"**{title}**\n\n{_grid([_compared(index, row, ours, top) for index, row in frame.iterrows()])}"
+
+
+def _compared(index: Any, row: Any, ours: Sequence[str], top: dict[str, set[Any]]) -> dict[str, str]:
+    """The cells of a row: its names, our run, then each measure of the paper's and of ours."""
+    cells = {head: show(row[name]) for name, (head, show) in _NAMES.items() if name in row}
+    if row.get("reference"):
+        cells["Method"] += f" ({row['reference']})"
+    if row["recipe"]:
+        cells["Our runs"] = _budget(row) + (f", {_runs(row['runs'])}" if row["runs"] else "")
+    for name, head in _HEADS.items():
+        for column, whose in ((f"paper_{name}", "paper"), (name, "ours")):
+            if column in row and (whose == "paper" or (row["runs"] and name in ours)):
+                text = with_spread(row, column)
+                cells[f"{head}: {whose}"] = f"**{text}**" if index in top.get(column, ()) else text
+    if "seconds" in ours:
+        return cells | ({"FLOPs: ours": _flops(row["our_flops"])} if row["runs"] else {})
+    return cells | ({_DIFFERENCE: _signed(row["difference"])} if row["runs"] else {})
+
+
+def _budget(row: Any) -> str:
     if not row["runs"]:
-        return {"Budget": "no run yet" if row["recipe"] else "not remade here"}
-    cells = {
-        "Budget": f"{row['budget']} {_DAGGER} ({row['subset']})" if row["subset"] else row["budget"],
-        "Runs (seeds)": f"{row['runs']} ({row['seeds']})",
-    }
-    for name in measures:
-        cells[f"Ours: {_HEADS[name]}"] = _bold(with_spread(row, name), index in top.get(name, ()))
-    if "seconds" in measures:
-        cells["Ours: FLOPs"] = _flops(row["our_flops"])
-    else:
-        compared = "certified" if "certified" in measures else "clean"
-        cells[f"Ours - paper: {compared}"] = rounded_down(row["difference"])
-        cells["Test images"] = f"{row['images']:,}"
-    return cells | {"Device": row["device"]}
+        return "no run yet"
+    return f"{row['budget']} {_DAGGER}" if row["subset"] else str(row["budget"])
 
 
-def _bold(text: str, is_best: bool) -> str:
-    return f"**{text}**" if is_best else text
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
+
+
+def _beside_the_paper(row: Any) -> dict[str, str]:
+    cells = {"Certified: paper": rounded_down(row["paper_certified"])}
+    return cells | ({_DIFFERENCE: _signed(row["difference"])} if row["runs"] else {})
+
+
+def _signed(difference: float) -> str:
+    return "" if math.isnan(difference) else rounded_down(difference).replace("-", "\N{MINUS SIGN}")
 
 
 def _flops(count: float) -> str:
     return f"{count / 1e9:.3g}G" if count >= 1e9 else f"{count / 1e6:.3g}M"
 
 
-def _how(frame: pd.DataFrame, measures: list[str]) -> list[str]:
+def _how(frame: pd.DataFrame, measures: Sequence[str]) -> list[str]:
     """How ours were attacked and certified, in the records' own words."""
     made = {
         name: "; ".join(dict.fromkeys(filter(None, frame[_MADE_BY[name]]))) for name in measures if name in _MADE_BY
     }
-    return [f"{_HEADS[name].capitalize()}: {words}." for name, words in made.items() if words]
+    return [f"{_HEADS[name]}: {words}." for name, words in made.items() if words]
 
 
-def _render(cells: list[dict[str, str]], notes: list[str], frame: pd.DataFrame) -> str:
-    columns = list(dict.fromkeys(name for row in cells for name in row))
+def _grid(cells: Sequence[dict[str, str]]) -> str:
+    # the fullest row has all columns in their order
+    columns = list(dict.fromkeys(name for row in sorted(cells, key=len, reverse=True) for name in row))
     lines = [columns, ["---"] * len(columns), *([row.get(name, "") for name in columns] for row in cells)]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    paragraphs = [*notes, *([_FOOTNOTE] if frame["subset"].any() else [])]
-    return text + "\n" + "\n\n".join(paragraphs) + "\n"
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _notes(notes: Sequence[str], frame: pd.DataFrame) -> str:
+    subsets = "; ".join(dict.fromkeys(text for text in frame["subset"] if text))
+    footnote = f"{_DAGGER} Made on part of the data, so not comparable with the paper's: {subsets}."
+    return "\n" + "\n\n".join([*notes, footnote] if subsets else notes) + "\n"

@@ -64,8 +64,12 @@ class Record:
     @property
     def setting(self) -> str:
         """The budget and what was overridden, in words."""
-        changes = ", ".join(f"{name} = {value}" for name, value in self.overrides.items())
-        return f"{self.budget} with {changes}" if changes else self.budget
+        return f"{self.budget} with {self.changes}" if self.overrides else self.budget
+
+    @property
+    def changes(self) -> str:
+        """What was overridden, in words; empty where nothing was."""
+        return ", ".join(f"{name} = {value}" for name, value in self.overrides.items())
 
     def percent(self, count: int) -> float:
         """A count as a percentage of `n`, correctly rounded to a float."""

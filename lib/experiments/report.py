@@ -1,6 +1,7 @@
 """The paper's tables beside ours, computed from the ledger; rounding happens here, downwards for anything certified."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +28,7 @@ _GENERATED = "<!-- Generated from results/ by `make tables`. -->\n\n"
 __all__ = [
     "MEASURES",
     "claims",
+    "compared",
     "plot_confusion",
     "plot_history",
     "plot_radii",
@@ -82,19 +84,18 @@ def claims(results: str | Path) -> pd.DataFrame:
 
 def row(record: Record) -> pd.DataFrame:
     """One run beside the paper's number at the same radius, rounded, as texts."""
-    mark = " †" if record.subset else ""
-    ours = {
-        "": f"this run{mark}",
-        "budget": record.setting,
-        "data": record.subset or "whole test set",
-        "eps": shown_eps(record.eps),
-        "clean (%)": rounded(record.percent(record.clean)),
-        "robust (%)": rounded(record.percent(record.robust)),
-        "robust, stronger attack (%)": rounded(record.percent(record.robust_strong)),
-        "certified (%)": rounded_down(summary([record])["certified"]),
-        "seconds": f"{record.seconds_train + record.seconds_evaluate:.0f}",
-    }
-    return pd.DataFrame([ours, _paper_cells(record)]).set_index("").fillna("")
+    return pd.DataFrame([_cells("this run", record), _paper_cells(record)]).set_index("").fillna("")
+
+
+def compared(runs: Mapping[str, Record]) -> pd.DataFrame:
+    """Runs by name, as in `row`, with the clean and certified accuracies that the paper prints for their recipes."""
+    table = pd.DataFrame([_cells(name, record) for name, record in runs.items()]).set_index("").fillna("")
+    papers = [_paper_cells(record) for record in runs.values()]
+    for measure in ("clean (%)", "certified (%)"):
+        theirs = [paper.get(measure, "-") for paper in papers]
+        if set(theirs) != {"-"}:
+            table.insert(table.columns.get_loc(measure) + 1, f"paper: {measure}", theirs)
+    return table
 
 
 def standing(record: Record) -> pd.DataFrame:
@@ -120,6 +121,21 @@ def write_tables(results: str | Path, folder: str | Path) -> list[Path]:
     for name, text in pages.items():
         (folder / name).write_text(_GENERATED + text, encoding="utf-8")
     return [folder / name for name in pages]
+
+
+def _cells(name: str, record: Record) -> dict[str, str]:
+    cells = {"": f"{name} †" if record.subset else name, "budget": record.budget}
+    if record.overrides:
+        cells["changed"] = record.changes
+    return cells | {
+        "data": record.subset or "whole test set",
+        "eps": shown_eps(record.eps),
+        "clean (%)": rounded(record.percent(record.clean)),
+        "robust (%)": rounded(record.percent(record.robust)),
+        "robust, stronger attack (%)": rounded(record.percent(record.robust_strong)),
+        "certified (%)": rounded_down(summary([record])["certified"]),
+        "seconds": f"{record.seconds_train + record.seconds_evaluate:.0f}",
+    }
 
 
 def _paper_cells(record: Record) -> dict[str, str]:

@@ -62,6 +62,9 @@ class TestEveryChapter:
         assert len(outputs) < 300_000
         assert not re.search(r"/(home|root|tmp|work|Users)/", outputs)
 
+    def test_runs_from_any_folder(self, chapter: str) -> None:
+        assert not any("../" in cell.source for cell in code(chapter))
+
     def test_holds_no_class_no_training_and_no_installation(self, chapter: str) -> None:
         for cell in code(chapter):
             assert not re.search(r"^\s*[!%]", cell.source, flags=re.MULTILINE)

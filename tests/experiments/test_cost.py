@@ -50,6 +50,16 @@ class TestCostTable:
         assert math.isnan(start["per_decade"])
         assert math.isnan(less["per_decade"])
 
+    def test_a_rate_has_the_standard_error_of_the_laptops_seeds(self, make_run: Run, tmp_path: Path) -> None:
+        runs = [make_run(ROW, seed=seed, n=100 + seed) for seed in range(3)]
+        longer = make_run(ROW, n=100, epochs_const=3, epochs_ramp=24, epochs_inf=14 + 9 * 41)
+        found = cost_table(ROW, written(tmp_path, *runs, longer))
+        start, more, paper = found.to_dict("records")
+        assert start["certified_spread"] > 0
+        assert more["per_decade_spread"] == pytest.approx(start["certified_spread"] * math.sqrt(1 / 3 + 1))
+        assert math.isnan(paper["per_decade_spread"])
+        assert shown(found)["points per tenfold"].iloc[1].count("±") == 1
+
     def test_leaves_out_other_radii_recipes_and_starts_and_parts_of_the_training_set(
         self, make_run: Run, tmp_path: Path
     ) -> None:

@@ -135,8 +135,10 @@ class TestTable:
         assert len(frame) == len(published(1))
         assert (frame["runs"] == 0).all()
         text = report.table_page(frame)
-        assert text.count("no run yet") == 6
-        assert text.count("not remade here") == len(frame) - 6
+        assert text.count("| no run yet |") == 6
+        assert [line for line in text.splitlines() if "92.64" in line] == [
+            "| l_inf-dist Net (this paper) | 82.7M | no run yet | 98.54 | 94.71 | 92.64 |"
+        ]
 
     def test_one_run_has_no_spread(self, tmp_path: Path, make_run: Run) -> None:
         ledger.write(*certified(9264, 10000, make_run(n=10000)), tmp_path)
@@ -153,7 +155,9 @@ class TestTable:
         assert (ours["runs"], ours["seeds"], ours["certified"]) == (3, "0, 1, 2", 92.25)
         assert ours["certified_spread"] == pytest.approx(statistics.stdev(count / 100 for count in counts))
         assert ours["difference"] == -0.39
-        assert "| laptop | 3 (0, 1, 2) | 92.25 ± 0.23 |" in report.table_page(report.table(1, tmp_path))
+        mean = "92.25 ± 0.23"
+        cells = f"98.54 | {mean} | 94.71 | {mean} | {mean} | 92.64 | {mean} | \N{MINUS SIGN}0.39 |"
+        assert f"| laptop, 3 runs | {cells}" in report.table_page(report.table(1, tmp_path))
 
     def test_budgets_are_not_mixed(self, tmp_path: Path, make_run: Run) -> None:
         for budget in ("paper", "laptop"):
@@ -169,8 +173,8 @@ class TestTable:
         (ours,) = self.ours(tmp_path)
         assert math.isnan(float(str(ours["difference"])))
         text = report.table_page(report.table(1, tmp_path))
-        assert "smoke † (1,000 training images, 200 test images)" in text
-        assert "\n† Made on part of the data" in text
+        assert "| smoke †, 1 run |" in text
+        assert "\n† Made on part of the data, so not comparable with the paper's: 1,000 training images, 200" in text
 
     def test_a_whole_test_set_carries_no_dagger(self, tmp_path: Path, make_run: Run) -> None:
         ledger.write(*make_run(), tmp_path)
@@ -178,7 +182,7 @@ class TestTable:
 
     def test_certified_is_printed_rounded_down(self, tmp_path: Path, make_run: Run) -> None:
         ledger.write(*certified(2, 3, make_run(n=3)), tmp_path)
-        assert "| 66.67 | 66.67 | 66.67 | 66.66 | 66.66 |" in report.table_page(report.table(1, tmp_path))
+        assert "| 66.67 | 94.71 | 66.67 | 66.67 | 92.64 | 66.66 |" in report.table_page(report.table(1, tmp_path))
 
 
 class TestRow:
@@ -204,8 +208,27 @@ class TestRow:
         assert frame.loc["paper", "data"] == "no published number for this data and radius"
         assert frame.loc["paper", "certified (%)"] == ""
 
+    def test_several_runs_stand_beside_the_papers_accuracies(self, make_run: Run) -> None:
+        plain, (record, _) = make_run("cifar10/ablation-a", n=100)[0], make_run("cifar10/ablation-e", "smoke")
+        frame = report.compared({"A": plain, "E": record})
+        assert list(frame.index) == ["A", "E †"]
+        assert list(frame["paper: certified (%)"]) == ["7.02", "33.30"]
+        assert list(frame["paper: clean (%)"]) == ["28.21", "56.80"]
+        assert "changed" not in frame
+
+    def test_a_measure_that_the_paper_does_not_print_has_no_column(self, make_run: Run) -> None:
+        frame = report.compared({"seven layers": make_run("cifar10/depth-7-gauss", n=20)[0]})
+        assert list(frame["paper: clean (%)"]) == ["56.77"]
+        assert "paper: certified (%)" not in frame
+
+    def test_a_run_without_a_published_number_has_none_beside_it(self, make_run: Run) -> None:
+        runs = {"small": make_run("digits/linf-dist-net", n=20, width=64)[0], "A": make_run("cifar10/ablation-a")[0]}
+        frame = report.compared(runs)
+        assert list(frame["paper: certified (%)"]) == ["-", "7.02"]
+        assert list(frame["changed"]) == ["width = 64", ""]
+
     def test_names_the_overrides(self, make_run: Run) -> None:
-        assert report.row(make_run(eps_test=0.1)[0])["budget"].iloc[0] == "laptop with eps_test = 0.1"
+        assert report.row(make_run(eps_test=0.1)[0])["changed"].iloc[0] == "eps_test = 0.1"
 
 
 class TestStanding:
@@ -236,8 +259,8 @@ class TestWriteTables:
         report.write_tables(tmp_path / "results", tmp_path)
         text = (tmp_path / "claims.md").read_text()
         assert all(f"| `{name}` |" in text for name in names())
-        assert "| `digits/linf-dist-net` | 0.1 | - | laptop | 1 (0) |" in text
-        assert "| `mnist/linf-dist-net` | 0.3 | 92.64 | no run yet |" in text
+        assert "| `digits/linf-dist-net` | 0.1 | laptop | 200 test images | 1 (0) |" in text
+        assert "| `mnist/linf-dist-net` | 0.3 | no run yet |  |  |  |  |  |  |  | 92.64 |" in text
 
     def test_the_overview_shows_each_recipe_at_its_largest_budget(self, tmp_path: Path, make_run: Run) -> None:
         for budget, count in (("quick", 30), ("laptop", 40)):
@@ -245,10 +268,10 @@ class TestWriteTables:
             ledger.write(*run, tmp_path / "results")
         report.write_tables(tmp_path / "results", tmp_path)
         text = (tmp_path / "overview.md").read_text()
-        assert "| `mnist/linf-dist-net` | 0.3 | 92.64 | laptop | 66.67 | 66.66 | -25.98 | 60 |" in text
+        assert "| `mnist/linf-dist-net` | 0.3 | laptop | 66.67 | 66.67 | 66.66 | 92.64 | \N{MINUS SIGN}25.98 |" in text
         assert "quick" not in text
-        assert "| `cifar10/linf-dist-net` | 8/255 | 33.30 | no run yet |" in text
-        assert "ablation" not in text and "depth" not in text
+        assert "| `cifar10/linf-dist-net` | 8/255 | no run yet |  |  |  | 33.30 |" in text
+        assert not any(name in text for name in ("ablation", "depth", "digits"))
 
     def test_a_deleted_record_leaves_no_number_anywhere(self, tmp_path: Path, make_run: Run) -> None:
         for name in ("cifar10/linf-dist-net", "cifar10/depth-6-gauss", "cifar10/conv-linf-dist-net-mlp"):
@@ -268,7 +291,7 @@ class TestEveryTable:
         for name in recipes:
             ledger.write(*make_run(name, "paper", seed=7, n=20), tmp_path)
         text = report.table_page(report.table(number, tmp_path))
-        assert text.count("| paper | 1 (7) |") == len(recipes)
+        assert text.count("| paper, 1 run |") == len(recipes)
         assert "no run yet" not in text
 
     def test_seconds_are_per_epoch_with_the_nets_own_flops(self, tmp_path: Path, make_run: Run) -> None:
@@ -286,7 +309,7 @@ class TestEveryTable:
         for name in ("cifar10/linf-dist-net", "cifar10/linf-dist-net-mlp"):
             ledger.write(*make_run(name), tmp_path)
         text = report.table_page(report.table(4, tmp_path))
-        assert text.count("**") == 2 and "**17.40**" in text
+        assert text.count("| **") == 1 and "| **17.40** |" in text
 
     def test_training_accuracy_is_that_of_the_last_epoch(self, tmp_path: Path, make_run: Run) -> None:
         record, table = make_run("cifar10/depth-7-identity")
@@ -296,13 +319,10 @@ class TestEveryTable:
         assert ours["train"] == pytest.approx(90.0)
         assert ours["difference"] == pytest.approx(100 * record.clean / record.n - 57.06)
 
-    def test_says_images_device_attack_and_certificate_in_the_records_words(
-        self, tmp_path: Path, make_run: Run
-    ) -> None:
+    def test_says_attack_and_certificate_in_the_records_words(self, tmp_path: Path, make_run: Run) -> None:
         record, table = make_run(n=1200)
         ledger.write(record, table, tmp_path)
         text = report.table_page(report.table(1, tmp_path))
-        assert "| 1,200 | cpu |" in text
         assert f"Robust: {record.attacks['robust']}; 20 steps." in text
         assert f"Certified: {record.certificates['interval']}." in text
 
@@ -387,13 +407,17 @@ class TestFigures:
         assert [label for label in labels if "(paper" in str(label)] == ["clean (paper)"]
 
     def test_several_runs_share_two_panels(self, make_run: Run) -> None:
-        runs = [make_run(f"cifar10/ablation-{row}", seed=seed, n=100) for seed, row in enumerate("ae")]
+        runs = {row: make_run(f"cifar10/ablation-{row}", seed=seed, n=100) for seed, row in enumerate("ae")}
         training, proved = report.plot_runs(runs).axes
-        assert [line.get_label() for line in training.lines[1::2]] == ["cifar10/ablation-a", "cifar10/ablation-e"]
-        for whole, settled, (record, _) in zip(training.lines[::2], training.lines[1::2], runs, strict=True):
+        assert [line.get_label() for line in training.lines[1::2]] == ["a", "e"]
+        assert [(line.get_label(), *line.get_ydata()) for line in proved.lines[2::3]] == [
+            ("a (paper)", 7.02),
+            ("e (paper)", 33.30),
+        ]
+        for whole, settled, (record, _) in zip(training.lines[::2], training.lines[1::2], runs.values(), strict=True):
             accuracy, infinite = whole.get_ydata(), [math.isinf(row["p"]) for row in record.history]
             np.testing.assert_array_equal(settled.get_ydata(), np.where(infinite, accuracy, np.nan))
-        for line, (_, table) in zip(proved.lines[::2], runs, strict=True):
+        for line, (_, table) in zip(proved.lines[::3], runs.values(), strict=True):
             for radius, percent in zip(*line.get_data(), strict=True):
                 assert percent == pytest.approx(100 * np.mean(table.radius > radius))
 
