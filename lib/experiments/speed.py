@@ -198,14 +198,14 @@ def floor(speed: Speed, what: str, p: float) -> float:
 def layer_table(speed: Speed, width: int) -> pd.DataFrame:
     """One layer, `width` inputs and outputs: billions of triples a second of all who can, and the floor.
 
-    A row per (what, p); "x cdist" is ours over torch.cdist, "of the floor" ours over the floor in percent.
+    A row per (what, p); "times cdist" is ours over torch.cdist, "of the floor (%)" ours over the floor.
     """
     chosen = speed.timings(f"{width}/")
     frame = pd.DataFrame([{"what": t.what, "p": t.p, "who": t.who, "rate": t.rate} for t in chosen])
     table = frame.pivot(index=["what", "p"], columns="who", values="rate")
     table["floor"] = [floor(speed, what, p) for what, p in table.index]
-    table["x cdist"] = table[OURS] / table[CDIST]
-    table["of the floor"] = 100 * table[OURS] / table["floor"]
+    table["times cdist"] = table[OURS] / table[CDIST]
+    table["of the floor (%)"] = 100 * table[OURS] / table["floor"]
     return table.reindex([FORWARD, BOTH, BOUNDS], level="what")
 
 
@@ -220,10 +220,12 @@ def odd_table(speed: Speed) -> pd.Series:
 
 
 def net_table(speed: Speed, prefix: str) -> pd.DataFrame:
-    """Nets: median seconds of each part (columns) for each net and p, with the samples and how many were timed."""
+    """Nets in the order in which they were measured: median seconds of each part (columns) for each net and p, with the
+    samples and how many were timed."""
     rows = [
         {"net": t.who, "p": t.p, "samples": t.batch, "runs": len(t.seconds), "what": t.what, "seconds": t.median}
         for t in speed.timings(prefix)
     ]
     frame = pd.DataFrame(rows)
-    return frame.pivot(index=["net", "p", "samples", "runs"], columns="what", values="seconds").rename_axis(columns="")
+    table = frame.pivot(index=["net", "p", "samples", "runs"], columns="what", values="seconds")
+    return table.reindex(frame["net"].unique(), level="net").rename_axis(columns="")

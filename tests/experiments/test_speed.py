@@ -115,7 +115,12 @@ def test_there_is_no_floor_without_a_probe() -> None:
 
 def test_tables_set_ours_beside_the_peer_and_the_floor() -> None:
     row = layer_table(some_speed(), 64).loc[(FORWARD, math.inf)]
-    assert row[OURS] == pytest.approx(200) and row["x cdist"] == pytest.approx(4)
-    assert row["of the floor"] == pytest.approx(400)
+    assert row[OURS] == pytest.approx(200) and row["times cdist"] == pytest.approx(4)
+    assert row["of the floor (%)"] == pytest.approx(400)
     assert odd_table(some_speed()).to_dict() == {("8 x 10 to 5", FORWARD, math.inf): pytest.approx(4)}
     assert net_table(some_speed(), "net")["data"].to_dict() == {("a net", math.inf, 4, 3): 2e-9}
+
+
+def test_nets_stand_in_the_order_in_which_they_were_measured() -> None:
+    speed = some_speed().with_section(section("wide", *(timing(who=f"width {width}") for width in (512, 1024, 5120))))
+    assert list(net_table(speed, "wide").index.get_level_values("net")) == ["width 512", "width 1024", "width 5120"]
