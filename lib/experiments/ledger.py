@@ -1,6 +1,7 @@
 """The ledger: one JSON per finished run and, beside it, one compressed table with a row per evaluated image.
 
-Numbers are stored unrounded and as counts. A record whose table breaks "certified implies robust_strong implies robust
+Numbers are stored unrounded and as counts; radii alone in single precision, rounded down, so that what is kept is still
+proved: they are most of a table. A record whose table breaks "certified implies robust_strong implies robust
 implies clean" is not written, and a file that is not a whole record of this schema is not read.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lib.experiments.record import COLUMNS, SCHEMA, Record, Table, check_agreement, check_schema
 from lib.recipes import Recipe
@@ -116,7 +118,12 @@ def records(results: str | Path) -> Iterator[Record]:
 
 def _columns(table: Table) -> dict[str, Any]:
     certified = {f"certified_{method}": verdicts for method, verdicts in table.certified.items()}
-    return {name: getattr(table, name) for name in COLUMNS} | certified
+    return {name: getattr(table, name) for name in COLUMNS} | {"radius": _rounded_down(table.radius)} | certified
+
+
+def _rounded_down(radius: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    nearest = radius.astype(np.float32)
+    return np.where(nearest > radius, np.nextafter(nearest, np.float32(0)), nearest)
 
 
 def _to_json(record: Record) -> str:

@@ -20,7 +20,7 @@ def files(folder: Path) -> list[str]:
 
 
 def assert_same(left: Table, right: Table) -> None:
-    for name in ("label", "prediction", "radius", "robust", "robust_strong", "radii", "survived"):
+    for name in ("label", "prediction", "robust", "robust_strong", "radii", "survived"):
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name), err_msg=name)
     assert left.certified.keys() == right.certified.keys()
     for method, verdicts in left.certified.items():
@@ -35,6 +35,16 @@ class TestRoundTrip:
         assert ledger.read(path) == record
         assert_same(ledger.read_table(path), table)
         assert_same(ledger.read_table(path.with_suffix(".npz")), table)
+
+    def test_a_radius_is_kept_in_single_precision_and_never_as_more_than_it_is(
+        self, tmp_path: Path, make_run: Run
+    ) -> None:
+        record, table = make_run()
+        path = ledger.write(record, table, tmp_path)
+        kept = ledger.read_table(path).radius
+        assert ((kept <= table.radius) & (kept >= table.radius * (1 - 2.0**-23))).all()
+        ledger.write(record, dataclasses.replace(table, radius=kept), tmp_path)
+        np.testing.assert_array_equal(ledger.read_table(path).radius, kept)
 
     def test_overrides_have_their_own_file(self, tmp_path: Path, make_run: Run) -> None:
         paths = {ledger.write(*make_run(**changes), tmp_path) for changes in ({}, {"eps_test": 0.1}, {"width": 64})}
