@@ -43,7 +43,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "b5ab3c62eb45154f"
+PARTS = "5b00cfc4e8b4de32"
 
 # Samples of one task: few enough to balance threads, enough to keep a panel in the cache.
 STRIPE = 64
@@ -96,7 +96,7 @@ def pair_norm(x: Array, a: int, w: Array, c: int, count: int, p: np.float32) -> 
     """||x - w||_p, rescaled by its own maximum, so that neither range nor underflow matters."""
     m = pair_max(x, a, w, c, count)
     s = whole_sum(x, a, w, c, count, splat(safe_inverse(m)), splat(p))
-    return m * largest(root(splat(total(s)), p))
+    return m * largest(root(larger_size(splat(ONE), splat(total(s))), p))  # denormal ratios may sum to less than 1
 
 
 @kernel()
@@ -287,7 +287,8 @@ def tile_power(
                         s = s + pair_sum(x, rows[r] + k, w, c + j * features + k, splat(cutoff), inverse, rule)
             values[TILE + i] = total(s)
     for r in range(0, TILE, WIDTH):
-        store(values, r, load(values, r) * root(load(values, TILE + r), rule[0]))
+        sums = larger_size(splat(ONE), load(values, TILE + r))
+        store(values, r, load(values, r) * root(sums, rule[0]))
 
 
 @kernel(parallel=True)

@@ -26,7 +26,14 @@ _MANTISSA_BITS, _SQRT_HALF = 23, 0x3F3504F3
 
 def kernel(**options: Any) -> Any:
     """njit with the options all kernels share; no fast-math, so that NaN, ties and the order of sums stay exact."""
-    return njit(cache=True, nogil=True, **options)
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        try:
+            return njit(cache=True, nogil=True, **options)(function)
+        except RuntimeError:  # Numba's word for having nowhere to write, as in a read-only installation
+            return njit(nogil=True, **options)(function)
+
+    return compiled
 
 
 class _Lanes(types.Type):  # type: ignore[misc]

@@ -19,7 +19,7 @@ Counts = NDArray[np.int64]
 Indices = NDArray[np.int32]
 
 # Of simd.py: Numba's cache does not see changes in other files, so a test holds this to what is imported.
-PARTS = "c7125468f2cf2783"
+PARTS = "a128b3ef4bea1c2a"
 
 LANES = 2 * WIDTH
 # Terms between two looks at whether any later one can count.

@@ -179,6 +179,7 @@ class TestContracts:
         arguments = (x.clone().requires_grad_(), w.clone().requires_grad_(), c)
         torch.library.opcheck(torch.ops.linf_dist_book.sort_dist.default, (*arguments, True))
         torch.library.opcheck(torch.ops.linf_dist_book.sort_dist.default, (x, w, c, False))
+        torch.library.opcheck(torch.ops.linf_dist_book.sort_dist_bounds.default, (x, x + 1, w, c))
         y, places = torch.ops.linf_dist_book.sort_dist(x, w, c, True)
         backward = torch.ops.linf_dist_book.sort_dist_backward.default
         torch.library.opcheck(backward, (torch.ones_like(y), x, w, c, places, True, False))

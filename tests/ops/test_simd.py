@@ -6,6 +6,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from numba import njit
+from numba.core import caching
 
 from lib.ops import cpu_backward, cpu_forward, cpu_tiles, order_kernels, simd, sparse_kernels
 
@@ -142,3 +143,13 @@ def test_a_square_is_transposed_and_its_last_row_repeated(rows: int, step: int) 
 def test_lanes_of_an_array_with_gaps_are_refused() -> None:
     with pytest.raises(TypeError, match="array must be contiguous, got array"):
         unary(0, np.zeros(2 * simd.WIDTH, np.float32)[::2], np.zeros(simd.WIDTH, np.float32))
+
+
+def test_where_nothing_can_be_written_kernels_are_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+
+    @simd.kernel()
+    def successor(n: int) -> int:
+        return n + 1
+
+    assert successor(1) == 2
