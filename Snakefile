@@ -61,6 +61,7 @@ rule row:
     threads: PLAN.threads
     resources:
         runtime=lambda wildcards: MINUTES[wildcards.budget],
+        gpu=lambda wildcards: int(wildcards.budget in ("gpu", "paper") and PLAN.device != "cpu"),
     shell:
         "NUMBA_NUM_THREADS={threads} {params.python:q} -m papermill --no-progress-bar "
         "{params.chapter:q} {output.notebook:q} {params.arguments} && "

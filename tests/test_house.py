@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -108,6 +109,20 @@ def requirements() -> list[Requirement]:
 def test_a_range_is_bounded_above_and_holds_the_pinned_version(requirement: Requirement) -> None:
     assert any(part.operator == "<" for part in requirement.specifier)
     assert versions()[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+# these come with the package on the right, of exactly the version that it needs
+ARRIVE_WITH = {"llvmlite": "numba", "triton": "torch"}
+
+
+def test_everything_imported_is_a_declared_dependency() -> None:
+    declared = {canonicalize_name(requirement.name) for requirement in requirements()}
+    owners = importlib.metadata.packages_distributions()
+    for path in (path for folder in ("lib", "bench", "tests") for path in (ROOT / folder).rglob("*.py")):
+        roots = {name.partition(".")[0] for name in re.findall(r"^ *(?:from|import) ([\w.]+)", path.read_text(), re.M)}
+        for root in roots & owners.keys() - sys.stdlib_module_names:
+            names = {canonicalize_name(ARRIVE_WITH.get(root, owner)) for owner in owners[root]}
+            assert names & {*declared, PROJECT["name"]}, f"{path.name} imports {root}"
 
 
 def test_constraints_name_versions_only() -> None:

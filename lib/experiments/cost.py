@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lib.experiments.figures import ATTACKED, CERTIFIED, PAPER, styled
+from lib.experiments.figures import coloured, styled
 from lib.experiments.ledger import records
 from lib.experiments.published import published_row
 from lib.experiments.record import Record
@@ -81,7 +81,7 @@ def plot_costs(tables: Mapping[str, pd.DataFrame]) -> "Figure":
     """Certified accuracy against the work of training, for `cost_table`s by the name to show: bars where there are
     several seeds, hollow where part of the test set was used, a star and a dashed line for the paper's."""
     figure, (axes,) = styled(1, height=4.2)
-    for (name, table), color in zip(tables.items(), (CERTIFIED, ATTACKED, PAPER), strict=False):
+    for (name, table), color in coloured(tables):
         _draw(axes, table.iloc[:-1], table.iloc[-1], name, color)
     axes.plot([], [], "o", color="#999999", mfc="none", label="hollow: part of the test set")
     axes.set(xscale="log", ylim=(0, None), ylabel="certified accuracy (%)")

@@ -1,6 +1,6 @@
 """Figures of one run, drawn from its record and table; matplotlib is imported when the first one is asked for."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Thing = TypeVar("Thing")
 
 _ASIDE = 0.011  # of the width of a figure
 
@@ -85,7 +87,7 @@ def plot_runs(runs: "Mapping[str, tuple[Record, Table]]") -> "Figure":
     """Runs by name, beside each other: training accuracy against the epoch (at p = inf drawn solid), certified accuracy
     against the radius, with the paper's number for a recipe marked at its own."""
     figure, (training, certified) = styled(2, height=6.4, shared=False)
-    for (name, (record, table)), color in zip(runs.items(), (CERTIFIED, ATTACKED), strict=False):
+    for (name, (record, table)), color in coloured(runs):
         epoch, accuracy = _column(record, "epoch"), 100 * _column(record, "accuracy")
         training.plot(epoch, accuracy, ".--", color=color)
         settled = np.where(np.isinf(_column(record, "p")), accuracy, np.nan)
@@ -138,6 +140,14 @@ def styled(rows: int, height: float, shared: bool = True) -> tuple["Figure", "li
         figure, grid = plt.subplots(rows, 1, figsize=(7.2, height), sharex=shared, squeeze=False)
     plt.close(figure)
     return figure, list(grid[:, 0])
+
+
+def coloured(things: "Mapping[str, Thing]") -> "list[tuple[tuple[str, Thing], str]]":
+    """Up to three named things, each with a colour of its own; ValueError for more."""
+    colors = (CERTIFIED, ATTACKED, PAPER)
+    if len(things) > len(colors):
+        raise ValueError(f"things to draw are {', '.join(things)}, expected at most {len(colors)}")
+    return list(zip(things.items(), colors, strict=False))
 
 
 def _mark_paper(axes: "Axes", record: Record, left: float, right: float) -> None:

@@ -22,9 +22,8 @@ _PAPER = (
     "follow-up that proposed them."
 )
 _SECONDS = (
-    "Seconds of training per epoch. Ours: mean over the epochs of a run, of another net on another machine: to be read "
-    "beside its FLOPs (Table 1 has the paper's), and no comparison of speed. The machines were shared, so that a large "
-    "spread tells of what else they did."
+    "Seconds of training per epoch. Ours: the median epoch of a run, of another net on another machine: to be read "
+    "beside its FLOPs (Table 1 has the paper's), and no comparison of speed."
 )
 
 # how a column that names a row is headed and printed

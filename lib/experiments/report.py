@@ -50,9 +50,9 @@ def table(number: int | str, results: str | Path) -> pd.DataFrame:
     Columns: those that name the row in the paper (dataset, eps, method, ..., recipe); paper_X for each X it prints
     (clean, robust, certified; train; seconds per epoch); budget, subset, runs, seeds, images, our_flops, device,
     attack, strong_attack, certificate; then, unrounded, the mean of each of `MEASURES` in percent, of train (accuracy
-    of the last epoch, percent) and of seconds (per epoch), and its standard deviation `*_spread` (NaN for one run);
-    difference, ours minus the paper's certified accuracy (Table 7: clean accuracy), NaN where ours is on part of the
-    data. "certified" is by intervals, as published. Runs with overrides are other experiments and not in the table.
+    of the last epoch, percent) and of seconds (of the median epoch), and its standard deviation `*_spread` (NaN for one
+    run); difference, ours minus the paper's certified accuracy (Table 7: clean accuracy), NaN where ours is on part of
+    the data. "certified" is by intervals, as published. Runs with overrides are other experiments and not in the table.
 
     Raises:
         ValueError: no such table, or a damaged record.

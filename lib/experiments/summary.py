@@ -70,7 +70,8 @@ def summary(group: Sequence[Record]) -> dict[str, Any]:
     for measure in MEASURES:
         columns |= _statistics(measure, _percents(group, measure))
     columns |= _statistics("train", [100 * record.history[-1]["accuracy"] for record in group])
-    columns |= _statistics("seconds", [record.seconds_train / record.recipe.epochs for record in group])
+    # the median: a machine that did something else for a while shows in a few epochs
+    columns |= _statistics("seconds", [_median_epoch(record) for record in group])
     return columns
 
 
@@ -87,6 +88,10 @@ def _decimals(value: float, rounding: str) -> str:
         return "-"
     # repr is the shortest decimal of the float, so 92.64 stays 92.64
     return str(decimal.Decimal(repr(float(value))).quantize(decimal.Decimal("0.01"), rounding=rounding))
+
+
+def _median_epoch(record: Record) -> float:
+    return statistics.median(row["seconds"] for row in record.history)
 
 
 def _distinct(texts: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -264,12 +265,15 @@ def _download_missing(name: str, dataset: Callable[..., Any], root: Path) -> Non
     if not missing:
         return
     try:
-        dataset(root, train=True, download=True)
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{name}.lock"):  # another run may be downloading the same files
+            dataset(root, train=True, download=True)
     except (RuntimeError, OSError, HTTPException) as error:
+        cause = " ".join(str(error).split())
         raise FileNotFoundError(
             f"data set {name!r} was looked for in {root.absolute()}, which lacks {', '.join(missing)}, and torchvision "
-            f"could not download it: set LINF_DATA or data_root to a folder that holds it, or put its files there, "
-            f"or run where torchvision can download"
+            f"could not download it ({cause}): set LINF_DATA or data_root to a folder that holds it, or put its files "
+            f"there, or run where torchvision can download"
         ) from error
 
 
