@@ -79,7 +79,7 @@ def kernels() -> Iterator[Kernel]:
 
 
 def _gradient_sums(p: float, triples: int, **changed: int) -> Kernel:
-    constants = {"NEED_X": True, "NEED_W": True, "ROWS": gpu.ROWS, "COLS": gpu.COLS, **changed}
+    constants = {"NEED_X": True, "NEED_W": True, "CHUNK": gpu.CHUNK, "ROWS": gpu.ROWS, "COLS": gpu.COLS, **changed}
     return Kernel(BACKWARD, p, "gradient_sums", triples, gpu.COLUMN_WARPS, {**gpu.exponent_of(p, p - 2), **constants})
 
 

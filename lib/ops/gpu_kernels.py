@@ -45,9 +45,9 @@ def _log2(r):
 
 @triton.jit
 def _fitted_power(size, fit, squarings: tl.constexpr):
-    """size^e for 0 <= size <= 1 by the fit of `powers.py`: c_7 .. c_0, then the least size - 1 it holds for.
+    """size^e for 0 <= size <= 1 by the fit of `powers.py`: c_7 .. c_0, then the least size - 1 that is told apart.
 
-    A smaller size counts as that one, 2^-32 beside 1; NaN stays NaN.
+    A smaller size counts as that one, 2^-64 beside 1; NaN stays NaN.
     """
     t = tl.maximum(size - 1.0, fit[8], propagate_nan=NAN)
     value = fit[0] * t + fit[1]
@@ -147,54 +147,64 @@ def first_in_span(x, w, y, span, pairs, O, I, SPAN: tl.constexpr, PAIRS: tl.cons
 
 
 @triton.jit
+def _compensated(whole, part):
+    """whole + part as rounded, and what rounding took from it (Kahan's summation)."""
+    longer = whole + part
+    return longer, part - (longer - whole)
+
+
+@triton.jit
 def power_sums(
     x_t, w_t, scale, total, B, O, I, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr, CHUNK: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
-    """total[b, o] = sum_i (|x_t[i, b] - w_t[i, o]| scale[b, o])^p, chunk by chunk to keep the rounding small."""
+    """total[b, o] = sum_i (|x_t[i, b] - w_t[i, o]| scale[b, o])^p, by chunks; what rounding loses joins the next."""
     b, o, place = _tile(B, O, TILE)
     unit = tl.load(scale + place)
     whole = tl.zeros([TILE, TILE], tl.float32)
+    part = tl.zeros([TILE, TILE], tl.float32)
     for start in range(0, I, CHUNK):
-        part = tl.zeros([TILE, TILE], tl.float32)
         for _ in tl.range(start, tl.minimum(start + CHUNK, I), loop_unroll_factor=UNROLL):
             difference = tl.load(x_t + b)[:, None] - tl.load(w_t + o)[None, :]
             part += _power(difference * unit, p, fit, natural_p, squarings)
             x_t += B
             w_t += O
-        whole += part
+        whole, part = _compensated(whole, part)
     tl.store(total + place, whole)
 
 
 @triton.jit
 def gradient_sums(
     x, w, grad, scale, parts_x, grad_w, B, O, I, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr,
-    NEED_X: tl.constexpr, NEED_W: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    NEED_X: tl.constexpr, NEED_W: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """u[b, o, i] = grad[b, o] sign(r) |r|^(p - 1), r = (x[b, i] - w[o, i]) scale[b, o], summed both ways at once.
 
-    grad_w[o, i] = -sum_b u, and for each tile n of ROWS outputs parts_x[n, b, i] = sum of u over the tile. A thread
+    grad_w[o, i] -= sum_b u, and for each tile n of ROWS outputs parts_x[n, b, i] = sum of u over the tile. A thread
     holds all rows of four columns where a warp has 128, so that neither sum crosses threads, and no sum crosses warps.
+    The sum over samples lives in memory, where chunks of them are added as in `power_sums`: one tile less in registers.
     """
     tile, col = tl.program_id(0) // (I // COLS), tl.program_id(0) % (I // COLS)
     o, i = tile * ROWS + tl.arange(0, ROWS), col * COLS + tl.arange(0, COLS)
     place = o.to(tl.int64)[:, None] * I + i[None, :]
     here = tl.load(w + place)
-    whole = tl.zeros([ROWS, COLS], tl.float32)
+    part = tl.zeros([ROWS, COLS], tl.float32)
     parts_x += tile.to(tl.int64) * B * I
-    for _ in range(B):
-        ratio = (tl.load(x + i)[None, :] - here) * tl.load(scale + o)[:, None]
-        pull = tl.load(grad + o)[:, None] * _signed_power(ratio, p, fit, natural_p, squarings)
+    for start in range(0, B, CHUNK):
+        for _ in range(start, tl.minimum(start + CHUNK, B)):
+            ratio = (tl.load(x + i)[None, :] - here) * tl.load(scale + o)[:, None]
+            pull = tl.load(grad + o)[:, None] * _signed_power(ratio, p, fit, natural_p, squarings)
+            if NEED_W:
+                part -= pull
+            if NEED_X:
+                tl.store(parts_x + i, tl.sum(pull, 0))
+            x += I
+            grad += O
+            scale += O
+            parts_x += I
         if NEED_W:
-            whole -= pull
-        if NEED_X:
-            tl.store(parts_x + i, tl.sum(pull, 0))
-        x += I
-        grad += O
-        scale += O
-        parts_x += I
-    if NEED_W:
-        tl.store(grad_w + place, whole)
+            whole, part = _compensated(tl.load(grad_w + place), part)
+            tl.store(grad_w + place, whole)
 
 
 @triton.jit

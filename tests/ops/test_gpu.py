@@ -6,18 +6,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.ops import gpu, reference
+from lib.ops import gpu, powers, reference
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton: pip install triton"),
     # From NumPy, under the interpreter, where infinity is the right answer.
     pytest.mark.filterwarnings("ignore:overflow encountered in exp2:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:invalid value encountered in (multiply|subtract):RuntimeWarning"),
 ]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -296,6 +298,38 @@ def test_gradients_found_tile_by_tile_are_those_found_at_once(monkeypatch: pytes
     piecewise = gpu.lp_dist_backward(grad, x, w, y, NO_INDEX, 8.0, True, True)
     torch.testing.assert_close(piecewise[0], at_once[0])
     assert torch.equal(piecewise[1], at_once[1])
+
+
+@pytest.mark.parametrize(("p", "term"), [(1.0, 2.0**-28), (2.0, 2.0**-29), (8.0, 2.0**-29)])
+def test_a_thousand_equal_small_terms_beside_the_largest_all_count(p: float, term: float) -> None:
+    x, w = torch.full((1, 1024), term ** (1 / p), device=DEVICE), torch.zeros(1, 1024, device=DEVICE)
+    x[:, 0] = 1
+    y = gpu.lp_dist(x, w, p)
+    torch.testing.assert_close(y.double(), reference.lp_dist(x.double(), w.double(), p), rtol=2**-23, atol=0)
+    assert_gradients_match(torch.ones_like(y), x, w, y, p)
+
+
+@pytest.mark.parametrize("p", [2.0, 8.0])
+def test_two_thousand_pulls_on_one_input_are_summed_in_parts(p: float) -> None:
+    x, w = torch.rand(4, 5, device=DEVICE), torch.rand(2048, 5, device=DEVICE)
+    assert_gradients_match(torch.ones(4, 2048, device=DEVICE), x, w, gpu.lp_dist(x, w, p), p)
+
+
+def test_hundreds_of_equal_pulls_of_samples_lose_nothing() -> None:
+    x, w = torch.ones(600, 1, device=DEVICE), torch.zeros(16, 1, device=DEVICE)
+    pull = torch.full((600, 16), 0.3, device=DEVICE)
+    _, grad_w = gpu._gradients(x, w, pull, torch.ones_like(pull), 2.0, False, True)
+    torch.testing.assert_close(grad_w.double(), -pull.double().sum(0)[:, None], rtol=2**-23, atol=0)
+
+
+@pytest.mark.parametrize("exponent", [16.1, 37.3, 255.9, 256.1, 2.0**14])
+def test_terms_below_the_range_of_a_fit_do_not_count(exponent: float) -> None:
+    squarings, coefficients = powers.fit(exponent)
+    least = gpu.exponent_of(exponent, exponent)["fit"][-1]  # type: ignore[index]
+    t = np.linspace(least, powers.least_ratio(exponent) - 1, 1000, dtype=np.float32)
+    value = np.polyval(coefficients, t) ** 2.0**squarings
+    np.testing.assert_allclose(value, (1 + t.astype(float)) ** exponent, rtol=0, atol=2.0**-44)
+    assert value[0] < 2.0**-60
 
 
 @pytest.mark.parametrize("p", [9.7, 37.3, 500.5])
