@@ -44,7 +44,7 @@ _PIPES = {
 class Kernel(NamedTuple):
     """A kernel as `lib.ops.gpu` launches it: its pass, p, triples of a thread and step, warps and constants.
 
-    Those without triples are compiled but not counted.
+    Those without triples are compiled but not counted. Those that look at pairs alone round no product and do not fuse.
     """
 
     what: str
@@ -53,6 +53,7 @@ class Kernel(NamedTuple):
     triples: int
     warps: int
     constants: dict[str, Any]
+    fused: bool = True
 
 
 def kernels() -> Iterator[Kernel]:
@@ -72,10 +73,12 @@ def kernels() -> Iterator[Kernel]:
     for changed in ({"NEED_X": False}, {"NEED_W": False}, {"COLS": 64}, {"COLS": gpu.LEAST_COLS}):
         yield _gradient_sums(8.0, 0, **changed)
     pairs = {"PAIRS": gpu.PAIRS}
-    yield Kernel(f"{FORWARD}, for gradients", float("inf"), "first_in_span", 0, 4, {"SPAN": gpu.SPAN, **pairs})
+    yield Kernel(
+        f"{FORWARD}, for gradients", float("inf"), "first_in_span", 0, gpu.WARPS, {"SPAN": gpu.SPAN, **pairs}, False
+    )
     for mark in (False, True):
         scatter = {"NEED_X": True, "NEED_W": True, "MARK": mark, "LOST": gpu.LOST, **pairs}
-        yield Kernel(BACKWARD, float("inf"), "scatter_sums", 0, 4, scatter)
+        yield Kernel(BACKWARD, float("inf"), "scatter_sums", 0, gpu.WARPS, scatter, False)
 
 
 def _gradient_sums(p: float, triples: int, **changed: int) -> Kernel:
@@ -100,7 +103,7 @@ def compiled(kernel: Kernel) -> bytes:
         constexprs={(n,): kernel.constants[name] for n, name in enumerate(kinds) if kinds[name] == "constexpr"},
         attrs={(n,): [["tt.divisibility", 16]] for n in whole},
     )
-    options = {"num_warps": kernel.warps, "enable_fp_fusion": True}
+    options = {"num_warps": kernel.warps, "enable_fp_fusion": kernel.fused}
     return bytes(triton.compile(source, target=GPUTarget("cuda", TARGET, 32), options=options).asm["cubin"])
 
 

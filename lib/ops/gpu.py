@@ -16,19 +16,24 @@ from torch import Tensor
 
 from lib.ops import powers
 
-TILE = 64
+# A program of the forward has TILE x TILE pairs, 32 of them in the registers of each thread: a step loads 12 values for
+# these and is nearly all arithmetic.
+TILE, WARPS = 64, 4
 # Terms that are added one by one, off by at most 5 2^-24 of their sum, before it joins the compensated total.
 CHUNK = 16
-WARPS = 4
 # A program of the backward at finite p is one warp, with so many outputs and from LEAST_COLS to COLS inputs: of COLS a
 # thread holds all rows of four. The sums over tiles of outputs take at most so many entries.
 ROWS, LEAST_COLS, COLS, COLUMN_WARPS = 16, 32, 128, 1
-_LARGEST_PARTS = 2**26
-_LARGEST_DENSE_P = 16  # of those that are no powers of two
+# With so many samples in turn, and parts of 256 MiB, a launch has 1,024 programs: an H200 has room for about as many.
+SAMPLES, _LARGEST_PARTS = 512, 2**26
+LEAST_PROGRAMS = 528  # one for each scheduler of an H200
+_LARGEST_DENSE_P = 16  # of those that are no powers of two: up to it there is no fit, and six products do
 _LARGEST_NATURAL_P = 1024  # beyond it, squaring costs more than a fit
 _LARGEST_FLOAT = torch.finfo(torch.float32).max
 # `_lift` brings the largest input near 2^100, where no distance overflows yet, by a factor of at most 2^126.
 _LIFTED_BITS, _LARGEST_LIFT_BITS = 100, 126
+# What stands for infinity in the backward: it has an inverse, and two of them on either side of 0 are infinitely apart.
+_FAR = 2.0**127
 # Inputs among which the first maximum is looked for, and pairs of a program that looks at each pair alone.
 SPAN, PAIRS = 16, 1024
 # The p = inf backward: bits of the integers that it sums, and the one that stands for NaN.
@@ -43,17 +48,19 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     Raises:
         ModuleNotFoundError: Triton is not installed.
     """
-    peak = _peaks(x, w, with_span=False)[0]
     if math.isinf(p):
-        return _crop(peak, x, w)
-    lift, total = _lift(x, w), torch.empty_like(peak)
+        return _crop(_peaks(_columns(x), _columns(w), with_span=False)[0], x, w)
+    lift = _lift(x, w)
+    x_t, w_t = _columns(x * lift), _columns(w * lift)
+    peak, _ = _peaks(x_t, w_t, with_span=False)
+    total = torch.empty_like(peak)
     _launch(
-        "power_sums", total, _columns(x * lift), _columns(w * lift), _reciprocal(peak * lift), total, *peak.shape,
-        x.shape[1], **exponent_of(p, p), CHUNK=CHUNK,
+        "power_sums", total, x_t, w_t, _reciprocal(peak), total, *peak.shape, x.shape[1], **exponent_of(p, p),
+        CHUNK=CHUNK,
     )  # fmt: skip
     # The root in float64: the backward raises y to the power p, and its error with it. NaN also sums up to an infinite
     # distance, which needs no factor.
-    y = peak * total.nan_to_num_(1).clamp_(min=1).double().pow_(1 / p)
+    y = total.nan_to_num_(1).clamp_(min=1).double().pow_(1 / p).mul_(peak).div_(lift)
     return _crop(y.float(), x, w)
 
 
@@ -63,7 +70,7 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ModuleNotFoundError: Triton is not installed.
     """
-    y, index = (_crop(a, x, w) for a in _peaks(x, w, with_span=True))
+    y, index = (_crop(a, x, w) for a in _peaks(_columns(x), _columns(w), with_span=True))
     _launch_pairs("first_in_span", y, x, w, y, index, y.numel(), *w.shape, SPAN=SPAN)
     return y, index
 
@@ -84,13 +91,14 @@ def lp_dist_backward(
         t = x.gather(1, at) - w.gather(1, at.T).T
         pull = torch.where(t.isnan(), t, torch.where(t < 0, -grad, grad))
         return _scattered(pull, index, x, w, need_x, need_w)
-    lift = _lift(x, w)
+    infinite = y.isinf()
+    lift = _lift(x, w, infinite.any())
     # At p = 1 only the sign counts, and no ratio may underflow and lose it.
-    scale = torch.ones_like(y) if p == 1 else _reciprocal(y * lift)
-    x, w = x * lift, w * lift
-    if len(x) <= len(w):
+    scale = torch.ones_like(y) if p == 1 else _reciprocal((y * lift).masked_fill_(infinite, _FAR))
+    x, w = ((a * lift).clamp_(-_FAR, _FAR) for a in (x, w))
+    if _by_output(len(x), len(w), x.shape[1], need_x, need_w):
         grad_x, grad_w = _gradients(x, w, grad, scale, p, need_x, need_w)
-    else:  # the sums are odd in x - w, so x and w may change places: fewer are then taken in turn
+    else:  # the sums are odd in x - w, so x and w may change places
         grad_w, grad_x = _gradients(w, x, grad.T, scale.T, p, need_w, need_x)
     return grad_x if need_x else x.new_empty(0), grad_w if need_w else w.new_empty(0)
 
@@ -110,11 +118,10 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
     return _crop(least, lower, w), _crop(greatest, lower, w)
 
 
-def _peaks(x: Tensor, w: Tensor, *, with_span: bool) -> tuple[Tensor, Tensor]:
-    x_t, w_t = _columns(x), _columns(w)
-    y = x.new_zeros(x_t.shape[1], w_t.shape[1])
-    span = torch.empty_like(y, dtype=torch.int32) if with_span else x.new_empty(0, dtype=torch.int32)
-    _launch("peaks", y, x_t, w_t, y, span, *y.shape, x.shape[1], WITH_SPAN=with_span, SPAN=SPAN)
+def _peaks(x_t: Tensor, w_t: Tensor, *, with_span: bool) -> tuple[Tensor, Tensor]:
+    y = x_t.new_zeros(x_t.shape[1], w_t.shape[1])
+    span = torch.empty_like(y, dtype=torch.int32) if with_span else y.new_empty(0, dtype=torch.int32)
+    _launch("peaks", y, x_t, w_t, y, span, *y.shape, len(x_t), WITH_SPAN=with_span, SPAN=SPAN)
     return y, span
 
 
@@ -153,27 +160,54 @@ def _gradients(
 ) -> tuple[Tensor, Tensor]:
     """sum_o u and -sum_b u for u[b, o, i] = grad sign(r) |r|^(p - 1), r = (x[b, i] - w[o, i]) scale[b, o].
 
-    Each program takes all samples in turn, for its tile of outputs and inputs. One not needed comes back without rows.
+    Each program takes up to SAMPLES samples in turn, for its tile of outputs and inputs. One not needed comes back
+    without rows.
     """
     width = columns_of(x.shape[1])
-    rows, cols = -len(w) % ROWS, -x.shape[1] % width
-    wide, weights = F.pad(x, (0, cols)), F.pad(w, (0, cols, 0, rows))
-    grad, scale = F.pad(grad, (0, rows)), F.pad(scale, (0, rows))
+    wide, weights = _padded(x, 1, width), _padded(w, ROWS, width)
+    grad, scale = _padded(grad, 1, ROWS), _padded(scale, 1, ROWS)
     grad_x = wide.new_zeros(len(wide) if need_x else 0, wide.shape[1])
     grad_w = weights.new_zeros(len(weights) if need_w else 0, wide.shape[1])
-    step = max(1, _LARGEST_PARTS // max(1, wide.numel()) if need_x else len(weights)) * ROWS
-    for o in range(0, len(weights), step):
-        part = slice(o, o + step)
-        parts_x = wide.new_empty(len(weights[part]) // ROWS if need_x else 0, *wide.shape)
-        with torch.cuda.device_of(x):
-            _kernels().gradient_sums[(weights[part].numel() // (ROWS * width),)](
-                wide, weights[part], grad[:, part].contiguous(), scale[:, part].contiguous(), parts_x, grad_w[part],
-                len(x), len(weights[part]), wide.shape[1], **exponent_of(p, p - 2), NEED_X=need_x, NEED_W=need_w,
-                CHUNK=CHUNK, ROWS=ROWS, COLS=width, num_warps=COLUMN_WARPS, enable_fp_fusion=True,
-            )  # fmt: skip
-        if need_x:
-            grad_x += parts_x.sum(0)
+    tiles = _LARGEST_PARTS // max(1, wide[:SAMPLES].numel()) if need_x else len(weights)
+    step = max(1, tiles) * ROWS
+    for b in range(0, len(wide), SAMPLES):
+        for o in range(0, len(weights), step):
+            samples, outputs = slice(b, b + SAMPLES), slice(o, o + step)
+            pulls, inverses = (a[samples, outputs].contiguous() for a in (grad, scale))
+            parts_x = _add_gradients(
+                wide[samples], weights[outputs], pulls, inverses, grad_w[outputs], p, need_x, need_w
+            )
+            if need_x:
+                grad_x[samples] += parts_x.sum(0)
     return grad_x[:, : x.shape[1]].contiguous(), grad_w[: len(w), : x.shape[1]].contiguous()
+
+
+def _add_gradients(
+    x: Tensor, w: Tensor, grad: Tensor, scale: Tensor, grad_w: Tensor, p: float, need_x: bool, need_w: bool
+) -> Tensor:
+    """Add -sum_b u to grad_w and return sums of u over ROWS outputs each, [O / ROWS, B, I]; of whole tiles."""
+    width = columns_of(x.shape[1])
+    parts_x = x.new_empty(len(w) // ROWS if need_x else 0, *x.shape)
+    with torch.cuda.device_of(x):
+        _kernels().gradient_sums[(w.numel() // (ROWS * width),)](
+            x, w, grad, scale, parts_x, grad_w, len(x), *w.shape, **exponent_of(p, p - 2), NEED_X=need_x, NEED_W=need_w,
+            CHUNK=CHUNK, ROWS=ROWS, COLS=width, num_warps=COLUMN_WARPS, enable_fp_fusion=True,
+        )  # fmt: skip
+    return parts_x
+
+
+def _by_output(samples: int, outputs: int, features: int, need_x: bool, need_w: bool) -> bool:
+    """Whether samples are taken in turn and outputs side by side, or the other way round.
+
+    The fewer in turn; but a single gradient is of what stands side by side, if that makes programs enough, since it is
+    then whole at once and not the sum of parts.
+    """
+    cols = -(-features // columns_of(features))
+    by_sample, by_output = (-(-n // ROWS) * cols for n in (samples, outputs))
+    if need_x == need_w:
+        return samples <= outputs
+    whole, other = (by_output, by_sample) if need_w else (by_sample, by_output)
+    return need_w == (whole >= min(LEAST_PROGRAMS, other))
 
 
 def columns_of(features: int) -> int:
@@ -193,19 +227,23 @@ def exponent_of(p: float, raised_to: float) -> dict[str, float | tuple[float, ..
     return {"p": float(p), "fit": fit, "natural_p": natural, "squarings": squarings}
 
 
-def _lift(x: Tensor, w: Tensor) -> Tensor:
+def _lift(x: Tensor, w: Tensor, infinite: Tensor | None = None) -> Tensor:
     """A power of two, at least 1: exact to multiply by, and then the inverse of a distance below 2^-126 is a float32.
 
     Beside inputs beyond 2^77 the inverses of the smallest stay clamped. A tensor, so that nothing waits for the device.
+    Where `infinite` it brings the largest finite input below 1 instead, to nothing beside `_FAR`.
     """
-    largest = torch.maximum(_largest(x), _largest(w))
-    bits = (_LIFTED_BITS - torch.frexp(largest).exponent).clamp(0, _LARGEST_LIFT_BITS)
-    return torch.exp2(bits.double()).float()
+    exponent = torch.frexp(torch.maximum(_largest(x), _largest(w))).exponent
+    bits = (_LIFTED_BITS - exponent).clamp_(min=0)
+    if infinite is not None:
+        bits = torch.where(infinite, -exponent, bits)
+    return torch.exp2(bits.clamp_(max=_LARGEST_LIFT_BITS).double()).float()
 
 
 def _largest(a: Tensor) -> Tensor:
-    """The largest finite |a|, 0 where there is none."""
-    return a.nan_to_num(0, 0, 0).abs().amax() if a.numel() else a.new_zeros(())
+    """The largest |a| in the rows that are finite, as are their distances alone; 0 where there is none."""
+    sizes = torch.linalg.vector_norm(a, math.inf, dim=1)
+    return sizes.nan_to_num_(0, 0).amax() if len(a) else a.new_zeros(())
 
 
 def _reciprocal(y: Tensor) -> Tensor:
@@ -214,12 +252,13 @@ def _reciprocal(y: Tensor) -> Tensor:
 
 def _columns(a: Tensor) -> Tensor:
     """The transpose, its rows padded with zeros to whole tiles: one feature of all samples is one contiguous vector."""
-    return _whole_tiles(a.T)
+    return _padded(a.T, 1, TILE)
 
 
-def _whole_tiles(a: Tensor) -> Tensor:
-    padding = -a.shape[1] % TILE
-    return F.pad(a, (0, padding)) if padding else a.contiguous()
+def _padded(a: Tensor, rows: int, cols: int) -> Tensor:
+    """Zeros added up to multiples of so many rows and columns; contiguous, a itself where nothing is missing."""
+    rows, cols = -a.shape[0] % rows, -a.shape[1] % cols
+    return F.pad(a, (0, cols, 0, rows)) if rows or cols else a.contiguous()
 
 
 def _crop(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
@@ -238,7 +277,9 @@ def _launch_pairs(kernel: str, pairs: Tensor, *arguments: Tensor | int, **consta
     """One program for PAIRS entries of pairs [B, O], on their device."""
     if pairs.numel():
         with torch.cuda.device_of(pairs):
-            getattr(_kernels(), kernel)[(-(-pairs.numel() // PAIRS),)](*arguments, **constants, PAIRS=PAIRS)
+            getattr(_kernels(), kernel)[(-(-pairs.numel() // PAIRS),)](
+                *arguments, **constants, PAIRS=PAIRS, num_warps=WARPS, enable_fp_fusion=False
+            )
 
 
 @functools.cache

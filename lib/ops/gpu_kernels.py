@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 NAN = tl.constexpr(tl.PropagateNan.ALL)
+# Two steps share their addresses and the test for the end.
 UNROLL = tl.constexpr(2)
 
 
