@@ -1,5 +1,6 @@
 """What else computes distances: for each peer its work on given inputs, or the reason why it cannot."""
 
+import functools
 import importlib
 import math
 from collections.abc import Callable
@@ -65,15 +66,19 @@ def _broadcast(p: float) -> Distance:
 def _compiled(p: float) -> Distance:
     compiled: Distance = torch.compile(_broadcast(p))
 
+    @functools.cache
+    def probe(device: torch.device) -> None:
+        try:
+            compiled(torch.zeros(4, 8, device=device), torch.zeros(4, 8, device=device))
+        except Exception as error:
+            raise Unable(f"no working compiler: {str(error).splitlines()[0]}") from error
+        torch.compiler.reset()
+
     def distance(x: Tensor, w: Tensor) -> object:
+        probe(x.device)
         torch._dynamo.maybe_mark_dynamic(x, 0)
         return compiled(x, w)
 
-    try:
-        distance(torch.zeros(4, 8), torch.zeros(4, 8))
-    except Exception as error:
-        raise Unable(f"no working compiler: {str(error).splitlines()[0]}") from error
-    torch.compiler.reset()
     return distance
 
 
