@@ -1,11 +1,15 @@
 import json
+import math
 import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
+import torch
 
 from bench import gpu_code
 from lib.ops import gpu
@@ -80,7 +84,62 @@ def test_interpreted_kernels_have_no_machine_code(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+class TargetAlone:
+    """A driver of Triton's for a processor that is not there."""
+
+    def get_current_target(self) -> object:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", gpu_code.TARGET, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compile_launches() -> set[str]:
+    """The kernels that `lib.ops.gpu` launches, each compiled for these arguments and not run."""
+    from triton.runtime import JITFunction, driver
+
+    launched: set[str] = set()
+    run = JITFunction.run
+
+    def compile_alone(self: Any, *arguments: Any, warmup: bool, **options: Any) -> Any:
+        launched.add(self.fn.__name__)
+        return run(self, *arguments, warmup=True, **options)
+
+    with mock.patch.object(JITFunction, "run", compile_alone), mock.patch.object(driver, "_active", TargetAlone()):
+        # Triton compiles anew for sizes that are 1, multiples of 16 or neither.
+        for B, O, I in ((1, 1, 1), (32, 48, 64), (65, 17, 129)):
+            launch_all(torch.zeros(B, I), torch.zeros(O, I), torch.zeros(B, O))
+    return launched
+
+
+def launch_all(x: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> None:
+    gpu.linf_dist_bounds(x, x, w)
+    gpu.lp_dist_argmax(x, w)
+    for p in (8.0, 37.3, math.inf):
+        gpu.lp_dist(x, w, p)
+        for needs in ((True, True), (True, False), (False, True)):
+            gpu.lp_dist_backward(y, x, w, y, torch.zeros_like(y, dtype=torch.int32), p, *needs)
+
+
+@pytest.mark.skipif(not gpu_code.can_compile(), reason="needs Triton with what it brings for NVIDIA: Linux")
+def test_every_launch_compiles_whatever_its_sizes() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.bench.test_gpu_code"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {kernel.name for kernel in gpu_code.kernels()}
+
+
 def test_the_committed_counts_are_of_these_kernels() -> None:
     found = json.loads((ROOT / "bench/results/gpu-code/sm90.json").read_text())
     assert found["dirty"] is False
     assert found["code"] == gpu_code.digest(), "run `python -m bench.gpu_code` again"
+
+
+if __name__ == "__main__":
+    print(*compile_launches())
