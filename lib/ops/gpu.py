@@ -8,6 +8,8 @@ import functools
 import importlib
 import importlib.util
 import math
+import os
+import shutil
 from typing import Any
 
 import torch
@@ -47,6 +49,7 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
 
     Raises:
         ModuleNotFoundError: Triton is not installed.
+        RuntimeError: Triton finds no C compiler.
     """
     if math.isinf(p):
         return _crop(_peaks(_columns(x), _columns(w), with_span=False)[0], x, w)
@@ -69,6 +72,7 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         ModuleNotFoundError: Triton is not installed.
+        RuntimeError: Triton finds no C compiler.
     """
     y, index = (_crop(a, x, w) for a in _peaks(_columns(x), _columns(w), with_span=True))
     _launch_pairs("first_in_span", y, x, w, y, index, y.numel(), *w.shape, SPAN=SPAN)
@@ -85,6 +89,7 @@ def lp_dist_backward(
 
     Raises:
         ModuleNotFoundError: Triton is not installed.
+        RuntimeError: Triton finds no C compiler.
     """
     if math.isinf(p):
         at = index.long()
@@ -110,6 +115,7 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
 
     Raises:
         ModuleNotFoundError: Triton is not installed.
+        RuntimeError: Triton finds no C compiler.
     """
     l_t, u_t, w_t = _columns(lower), _columns(upper), _columns(w)
     least = lower.new_zeros(l_t.shape[1], w_t.shape[1])
@@ -286,4 +292,8 @@ def _launch_pairs(kernel: str, pairs: Tensor, *arguments: Tensor | int, **consta
 def _kernels() -> Any:
     if importlib.util.find_spec("triton") is None:
         raise ModuleNotFoundError("lp_dist on CUDA needs Triton, which is not installed: run `pip install triton`")
-    return importlib.import_module("lib.ops.gpu_kernels")
+    kernels = importlib.import_module("lib.ops.gpu_kernels")
+    compiled = isinstance(kernels.peaks, kernels.triton.JITFunction)  # and not interpreted
+    if compiled and not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        raise RuntimeError("lp_dist on CUDA needs a C compiler for Triton: install gcc or clang, or name another in CC")
+    return kernels

@@ -2,9 +2,11 @@
 
 import importlib.util
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -390,6 +392,18 @@ def test_a_missing_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     gpu._kernels.cache_clear()
     with pytest.raises(ModuleNotFoundError, match="needs Triton, which is not installed: run `pip install triton`"):
+        gpu.lp_dist(rand(1, 1), rand(1, 1), 2.0)
+
+
+def test_a_missing_compiler_is_named_where_kernels_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    kernels = SimpleNamespace(peaks=None, triton=SimpleNamespace(JITFunction=type(None)))
+    monkeypatch.setattr(importlib, "import_module", lambda name: kernels)
+    gpu._kernels.cache_clear()
+    with pytest.raises(
+        RuntimeError, match="needs a C compiler for Triton: install gcc or clang, or name another in CC"
+    ):
         gpu.lp_dist(rand(1, 1), rand(1, 1), 2.0)
 
 
