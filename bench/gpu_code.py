@@ -58,16 +58,15 @@ class Kernel(NamedTuple):
 
 def kernels() -> Iterator[Kernel]:
     """Every kernel of `lib.ops.gpu_kernels`; those of p = inf gradients have no loop and no triples."""
+    whole = {"ROWS": gpu.TILE, "COLS": gpu.TILE}
     tile, rows = gpu.TILE**2 // (32 * gpu.WARPS), gpu.ROWS * gpu.COLS // (32 * gpu.COLUMN_WARPS)
     for with_span in (False, True):
         what = f"{FORWARD}, for gradients" if with_span else FORWARD
-        yield Kernel(
-            what, float("inf"), "peaks", tile, gpu.WARPS, {"WITH_SPAN": with_span, "SPAN": gpu.SPAN, "TILE": gpu.TILE}
-        )
-    yield Kernel(BOUNDS, float("inf"), "box_peaks", tile, gpu.WARPS, {"TILE": gpu.TILE})
+        yield Kernel(what, float("inf"), "peaks", tile, gpu.WARPS, {"WITH_SPAN": with_span, "SPAN": gpu.SPAN, **whole})
+    yield Kernel(BOUNDS, float("inf"), "box_peaks", tile, gpu.WARPS, whole)
     for p in (*EXPONENTS, *OTHER_EXPONENTS):
         counted = p in EXPONENTS
-        sums = {**gpu.exponent_of(p, p), "CHUNK": gpu.CHUNK, "TILE": gpu.TILE}
+        sums = {**gpu.exponent_of(p, p), "CHUNK": gpu.CHUNK, **whole}
         yield Kernel(SUMS, p, "power_sums", tile * counted, gpu.WARPS, sums)
         yield _gradient_sums(p, rows * counted)
     for changed in ({"NEED_X": False}, {"NEED_W": False}, {"COLS": 64}, {"COLS": gpu.LEAST_COLS}):

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from lib.ops import powers
 
-# A program of the forward has TILE x TILE pairs, 32 of them in the registers of each thread: a step loads 12 values for
-# these and is nearly all arithmetic.
-TILE, WARPS = 64, 4
+# A program of the forward has up to TILE x TILE pairs, 32 of them in the registers of each thread: a step loads 12
+# values for these and is nearly all arithmetic.
+LEAST_TILE, TILE, WARPS = 16, 64, 4
 # Terms that are added one by one, off by at most 5 2^-24 of their sum, before it joins the compensated total.
 CHUNK = 16
 # A program of the backward at finite p is one warp, with so many outputs and from LEAST_COLS to COLS inputs: of COLS a
@@ -218,7 +218,16 @@ def _by_output(samples: int, outputs: int, features: int, need_x: bool, need_w: 
 
 def columns_of(features: int) -> int:
     """Inputs of a program of the backward at finite p: few are padded to a power of two, many to multiples of COLS."""
-    return min(COLS, max(LEAST_COLS, 1 << (features - 1).bit_length()))
+    return _within(LEAST_COLS, features, COLS)
+
+
+def tile_of(vectors: int) -> int:
+    """Samples, or outputs, of a program of the forward: few are padded to a power of two, many to multiples of TILE."""
+    return _within(LEAST_TILE, vectors, TILE)
+
+
+def _within(least: int, count: int, most: int) -> int:
+    return min(most, max(least, 1 << (count - 1).bit_length()))
 
 
 def exponent_of(p: float, raised_to: float) -> dict[str, float | tuple[float, ...]]:
@@ -258,7 +267,7 @@ def _reciprocal(y: Tensor) -> Tensor:
 
 def _columns(a: Tensor) -> Tensor:
     """The transpose, its rows padded with zeros to whole tiles: one feature of all samples is one contiguous vector."""
-    return _padded(a.T, 1, TILE)
+    return _padded(a.T, 1, tile_of(len(a)))
 
 
 def _padded(a: Tensor, rows: int, cols: int) -> Tensor:
@@ -273,9 +282,10 @@ def _crop(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
 
 def _launch(kernel: str, out: Tensor, *arguments: Tensor | int, **constants: Any) -> None:
     """One program per tile of out, on the device of out."""
+    rows, cols = map(tile_of, out.shape)
     with torch.cuda.device_of(out):
-        getattr(_kernels(), kernel)[(out.numel() // TILE**2,)](
-            *arguments, **constants, TILE=TILE, num_warps=WARPS, enable_fp_fusion=True
+        getattr(_kernels(), kernel)[(out.numel() // (rows * cols),)](
+            *arguments, **constants, ROWS=rows, COLS=cols, num_warps=WARPS, enable_fp_fusion=True
         )
 
 

@@ -93,10 +93,10 @@ def _signed_power(r, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr):
 
 
 @triton.jit
-def _tile(rows, cols, TILE: tl.constexpr):
+def _tile(rows, cols, ROWS: tl.constexpr, COLS: tl.constexpr):
     """Row and column indices of this program's tile and its offsets; neighbouring programs share their columns."""
-    row = tl.program_id(0) % (rows // TILE) * TILE + tl.arange(0, TILE)
-    col = tl.program_id(0) // (rows // TILE) * TILE + tl.arange(0, TILE)
+    row = tl.program_id(0) % (rows // ROWS) * ROWS + tl.arange(0, ROWS)
+    col = tl.program_id(0) // (rows // ROWS) * COLS + tl.arange(0, COLS)
     return row, col, row.to(tl.int64)[:, None] * cols + col[None, :]
 
 
@@ -108,15 +108,17 @@ def _pairs(pairs, PAIRS: tl.constexpr):
 
 
 @triton.jit
-def peaks(x_t, w_t, y, span, B, O, I, WITH_SPAN: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr):
+def peaks(
+    x_t, w_t, y, span, B, O, I, WITH_SPAN: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
+):
     """y[b, o] = max_i |x_t[i, b] - w_t[i, o]|; on request, where the SPAN inputs start that first attain it.
 
     y comes as zeros.
     """
-    b, o, place = _tile(B, O, TILE)
+    b, o, place = _tile(B, O, ROWS, COLS)
     # Loaded rather than made here: the tile then takes the layout of memory, four columns to a thread.
     best = tl.load(y + place)
-    last = tl.zeros([TILE, TILE], tl.int32)
+    last = tl.zeros([ROWS, COLS], tl.int32)
     for start in range(0, I, SPAN):
         before = best
         for _ in tl.range(start, tl.minimum(start + SPAN, I), loop_unroll_factor=UNROLL):
@@ -157,13 +159,13 @@ def _compensated(whole, part):
 @triton.jit
 def power_sums(
     x_t, w_t, scale, total, B, O, I, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr, CHUNK: tl.constexpr,
-    TILE: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """total[b, o] = sum_i (|x_t[i, b] - w_t[i, o]| scale[b, o])^p, by chunks; what rounding loses joins the next."""
-    b, o, place = _tile(B, O, TILE)
+    b, o, place = _tile(B, O, ROWS, COLS)
     unit = tl.load(scale + place)
-    whole = tl.zeros([TILE, TILE], tl.float32)
-    part = tl.zeros([TILE, TILE], tl.float32)
+    whole = tl.zeros([ROWS, COLS], tl.float32)
+    part = tl.zeros([ROWS, COLS], tl.float32)
     for start in range(0, I, CHUNK):
         for _ in tl.range(start, tl.minimum(start + CHUNK, I), loop_unroll_factor=UNROLL):
             difference = tl.load(x_t + b)[:, None] - tl.load(w_t + o)[None, :]
@@ -239,9 +241,9 @@ def _scatter(place, pull, unit, inside, finite, MARK: tl.constexpr, LOST: tl.con
 
 
 @triton.jit
-def box_peaks(l_t, u_t, w_t, lower, upper, B, O, I, TILE: tl.constexpr):
+def box_peaks(l_t, u_t, w_t, lower, upper, B, O, I, ROWS: tl.constexpr, COLS: tl.constexpr):
     """Least and greatest p = inf distance from w over the box [l, u]. lower and upper come as zeros."""
-    b, o, place = _tile(B, O, TILE)
+    b, o, place = _tile(B, O, ROWS, COLS)
     least = tl.load(lower + place)
     greatest = tl.load(upper + place)
     for _ in tl.range(0, I, loop_unroll_factor=UNROLL):

@@ -383,6 +383,11 @@ def test_few_features_are_not_padded_to_many(features: int, columns: int) -> Non
     assert gpu.columns_of(features) == columns
 
 
+@pytest.mark.parametrize(("vectors", "tile"), [(0, 16), (1, 16), (10, 16), (17, 32), (64, 64), (65, 64), (5120, 64)])
+def test_few_samples_or_outputs_are_not_padded_to_many(vectors: int, tile: int) -> None:
+    assert gpu.tile_of(vectors) == tile
+
+
 def test_importing_the_module_imports_no_triton() -> None:
     code = "import sys; import lib.ops.gpu; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
