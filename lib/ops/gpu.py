@@ -61,8 +61,8 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
         "power_sums", total, x_t, w_t, _reciprocal(peak), total, *peak.shape, x.shape[1], **exponent_of(p, p),
         CHUNK=CHUNK,
     )  # fmt: skip
-    # The root in float64: the backward raises y to the power p, and its error with it. NaN also sums up to an infinite
-    # distance, which needs no factor.
+    # The root in float64: the backward raises y to the power p, and its error with it. Beside an infinite distance
+    # the sum is NaN, and counts as 1.
     y = total.nan_to_num_(1).clamp_(min=1).double().pow_(1 / p).mul_(peak).div_(lift)
     return _crop(y.float(), x, w)
 
@@ -246,7 +246,7 @@ def _lift(x: Tensor, w: Tensor, infinite: Tensor | None = None) -> Tensor:
     """A power of two, at least 1: exact to multiply by, and then the inverse of a distance below 2^-126 is a float32.
 
     Beside inputs beyond 2^77 the inverses of the smallest stay clamped. A tensor, so that nothing waits for the device.
-    Where `infinite` it brings the largest finite input below 1 instead, to nothing beside `_FAR`.
+    Where `infinite`, any power of two that leaves all finite inputs below 1, next to nothing beside `_FAR`.
     """
     exponent = torch.frexp(torch.maximum(_largest(x), _largest(w))).exponent
     bits = (_LIFTED_BITS - exponent).clamp_(min=0)
