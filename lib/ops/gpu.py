@@ -97,7 +97,7 @@ def lp_dist_backward(
         pull = torch.where(t.isnan(), t, torch.where(t < 0, -grad, grad))
         return _scattered(pull, index, x, w, need_x, need_w)
     infinite = y.isinf()
-    lift = _lift(x, w, infinite.any())
+    lift = _lift(x, w, infinite.any() & (p > 1))
     # At p = 1 only the sign counts, and no ratio may underflow and lose it.
     scale = torch.ones_like(y) if p == 1 else _reciprocal((y * lift).masked_fill_(infinite, _FAR))
     x, w = ((a * lift).clamp_(-_FAR, _FAR) for a in (x, w))
