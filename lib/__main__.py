@@ -12,7 +12,7 @@ from lib.experiments import ledger, published, report
 from lib.experiments.run import run
 from lib.recipes import BUDGETS, Recipe
 from lib.recipes.values import refuse_unknown
-from lib.training.fit import Unfinished
+from lib.training.fit import Elsewhere, Unfinished
 
 STOPPED = 75  # the exit status of a run that went on long enough and can be taken up again (EX_TEMPFAIL)
 
@@ -23,6 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     try:
         return commands[options.pop("command")](**options)
+    except Elsewhere as share:
+        print(share, file=sys.stderr)
+        return 0
     except Unfinished as stop:
         print(stop, file=sys.stderr)
         return STOPPED
@@ -40,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--device", default="auto", help="auto, cpu or cuda")
     one.add_argument("--devices", type=int, default=1, help="processes on this machine")
-    one.add_argument("--num-nodes", type=int, default=1, help="machines")
+    one.add_argument("--num-nodes", type=int, default=1, help="machines, by NODE_RANK, MASTER_ADDR and MASTER_PORT")
     one.add_argument("--data-root", help="folder of the data sets (default: LINF_DATA, else data/)")
     one.add_argument("--max-minutes", type=float, help="stop training after so long; the same call goes on from there")
     one.add_argument("--results", default="results", help="folder of the ledger")

@@ -1,11 +1,13 @@
 """The command line: what it prints, and with which exit status."""
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from lib.__main__ import STOPPED, main
 from lib.experiments import ledger
@@ -58,6 +60,30 @@ def test_a_run_that_is_killed_goes_on_in_the_next_call(tmp_path: Path) -> None:
     assert main(words) == 0
     (record,) = ledger.records(tmp_path)
     assert len(record.history) == record.recipe.epochs and not checkpoint.exists()
+
+
+def test_two_machines_share_a_run_of_which_the_first_writes_the_record(tmp_path: Path) -> None:
+    words = ["run", "digits/linf-dist-net", "--budget", "smoke", "--device", "cpu", "--set", "width=16"]
+    command = [sys.executable, "-m", "lib", *words, "--num-nodes", "2", "--results", str(tmp_path)]
+    # the variables of Slurm, which would start the ranks itself, are of no account
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "SLURM_NTASKS": "2"}
+    machines = [
+        subprocess.Popen(
+            command,
+            env=os.environ | shared | {"NODE_RANK": rank, "SLURM_PROCID": rank, "SLURM_JOB_NAME": "job"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for rank in ("0", "1")
+    ]
+    (shown, errors), (nothing, share) = (machine.communicate(timeout=300) for machine in machines)
+    assert [machine.returncode for machine in machines] == [0, 0], errors + share
+    (record,) = ledger.records(tmp_path)
+    assert "record: " in shown and "record: " not in nothing
+    assert "machine 1 of 0 to 1 has done its share" in share
+    assert len(record.history) == record.recipe.epochs
 
 
 def test_table_prints_the_papers_rows_whatever_the_ledger_holds(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from lib import recipes
 from lib.experiments import ledger, provenance
@@ -20,7 +19,7 @@ from lib.nets.models import build
 from lib.nets.store import save
 from lib.recipes import Budget, Recipe
 from lib.training.data import as_found, load_data
-from lib.training.fit import Unfinished, fit
+from lib.training.fit import Unfinished, check_ranks, fit
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -48,7 +47,8 @@ def run(
         budget: "smoke", "quick", "laptop", "gpu" or "paper".
         seed: every draw of the run is a function of it.
         device: "auto" takes CUDA where there is one.
-        devices, num_nodes: processes on this machine, and machines; the batch is split over them.
+        devices, num_nodes: processes on this machine, and machines; the batch is split over them. Each of several
+            machines makes the same call, with NODE_RANK, MASTER_ADDR and MASTER_PORT set and `results` shared.
         data_root: folder of the data sets; default LINF_DATA, else data/.
         max_minutes: stop training at a step boundary after so long; the same call then goes on from there. Where
             training took more than half of it, the evaluation, which is not cut, is left to the next call.
@@ -64,11 +64,13 @@ def run(
             of another recipe file of the same name, before work starts.
         FileNotFoundError: data that is not there and cannot be downloaded.
         lib.training.fit.Unfinished: max_minutes ran out.
+        lib.training.fit.Elsewhere: on every machine but the first, which evaluates and writes.
     """
     shipped = recipes.load(str(recipe), budget)
     resolved = shipped.replace(**overrides)
     changed = {name: value for name in overrides if (value := getattr(resolved, name)) != getattr(shipped, name)}
     _check(seed=seed, device=device, devices=devices, num_nodes=num_nodes, max_minutes=max_minutes)
+    check_ranks(num_nodes)
     target = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
     commit, dirty = provenance.commit()  # of the code that is now loaded
     data = load_data(resolved, data_root)
@@ -115,8 +117,6 @@ def run(
         attacks=ATTACKS,
         certificates=CERTIFICATES,
     )
-    if getattr(rank_zero_only, "rank", 0):
-        return record  # of several machines, the first one writes
     check_agreement(record, table)
     path.parent.mkdir(parents=True, exist_ok=True)
     save(net.cpu(), path.with_suffix(".safetensors"))

@@ -6,6 +6,7 @@ follows from its number alone, so a checkpoint after any step is enough to go on
 
 import logging
 import math
+import os
 import signal
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
@@ -37,6 +39,13 @@ class Unfinished(RuntimeError):  # noqa: N818 - the name says all there is to do
             f"max_minutes ran out after {step} of {total} training steps; the same call goes on from there"
         )
         self.step, self.total = step, total
+
+
+class Elsewhere(RuntimeError):  # noqa: N818 - no error: the first machine goes on alone
+    """This machine, not the first of several, has trained its share; the first one holds what came of it."""
+
+    def __init__(self, node: int, num_nodes: int) -> None:
+        super().__init__(f"machine {node} of 0 to {num_nodes - 1} has done its share; what follows is up to machine 0")
 
 
 def fit(
@@ -65,7 +74,8 @@ def fit(
         seed: with the step's number it decides order and augmentation.
         device: "auto", "cpu" or "cuda".
         devices, num_nodes: processes per machine (spawned where there is more than one, so the calling script needs a
-            main guard) and machines; each step's batch is split over all of them, and `workdir` must be shared.
+            main guard) and machines; each step's batch is split over all of them, and `workdir` must be shared. Each of
+            several machines makes the same call, see `check_ranks`.
         workdir: folder of checkpoint and history; made where missing.
         max_minutes: stop at the end of a step after so long.
         progress: show a progress bar.
@@ -75,12 +85,15 @@ def fit(
         images at the p of each step, seconds.
 
     Raises:
-        ValueError: no training images, unknown device, or a checkpoint that is damaged or of another run.
+        ValueError: no training images, unknown device, machines that do not know of each other, or a checkpoint that is
+            damaged or of another run.
         Unfinished: max_minutes ran out.
+        Elsewhere: on every machine but the first.
     """
     if not len(train):
         raise ValueError("train has 0 images, expected at least one")
     accelerator = _accelerator(device)
+    check_ranks(num_nodes)
     path = workdir / "last.ckpt"
     run = recipe.as_dict() | {"seed": seed, "images": len(train)}
     resume = path.exists()
@@ -99,6 +112,8 @@ def fit(
         net.train()
         _run(trainer, module, path if resume else None)
     net.eval()
+    if node := node_rank(num_nodes):
+        raise Elsewhere(node, num_nodes)
     checkpoint = read_checkpoint(path)
     if checkpoint["global_step"] < total:
         raise Unfinished(checkpoint["global_step"], total)
@@ -107,6 +122,26 @@ def fit(
         net.cpu()
     rows: list[dict[str, float]] = checkpoint["history"]
     return rows
+
+
+def node_rank(num_nodes: int) -> int:
+    """Which of the machines this is, from 0; the only one is the first, whatever a launcher's variables say."""
+    return int(os.environ["NODE_RANK"]) if num_nodes > 1 else 0
+
+
+def check_ranks(num_nodes: int) -> None:
+    """Raises ValueError unless each of several machines knows its number and where the first one is."""
+    if num_nodes == 1:
+        return
+    missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise ValueError(
+            f"num_nodes is {num_nodes} and {', '.join(missing)} not set, expected the number of this machine from 0, "
+            "and address and free port of the first"
+        )
+    node = os.environ["NODE_RANK"]
+    if not node.isdecimal() or int(node) >= num_nodes:
+        raise ValueError(f"NODE_RANK is {node!r}, expected a whole number from 0 to {num_nodes - 1}")
 
 
 class _Training(L.LightningModule):
@@ -182,6 +217,21 @@ class _SpawnedDDP(DDPStrategy):
         super().setup_environment()
 
 
+class _Machines(LightningEnvironment):
+    """Each machine spawns its own ranks, whatever cluster it is in; a launcher's variables count only for several."""
+
+    def __init__(self, num_nodes: int) -> None:
+        super().__init__()
+        self.num_nodes = num_nodes
+
+    @property
+    def main_address(self) -> str:
+        return super().main_address if self.num_nodes > 1 else "127.0.0.1"
+
+    def node_rank(self) -> int:
+        return node_rank(self.num_nodes)
+
+
 def _trainer(
     accelerator: str, devices: int, num_nodes: int, total: int, callbacks: list[Callback], workdir: Path
 ) -> L.Trainer:
@@ -191,7 +241,7 @@ def _trainer(
         devices=devices,
         num_nodes=num_nodes,
         strategy=_SpawnedDDP() if devices * num_nodes > 1 else "auto",
-        plugins=[AtomicIO()],
+        plugins=[AtomicIO(), _Machines(num_nodes)],
         callbacks=callbacks,
         max_steps=total,
         max_epochs=-1,

@@ -1,6 +1,9 @@
 """A row end to end on real digits: from recipe to record, again to the same record, and refusals before any work."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from lib.experiments.evaluate import CURVE, curve_radii
 from lib.training.fit import Unfinished
 
 PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def smoke(recipe: str, results: Path, **options: Any) -> lib.Record:
@@ -109,6 +113,15 @@ def test_overrides_are_recorded_and_named_in_the_file(tmp_path: Path) -> None:
 def test_an_override_with_the_recipes_own_value_is_none(tmp_path: Path) -> None:
     record = smoke(PLAIN, tmp_path, eps_test="0.1")
     assert record.overrides == {} and path_of(record, tmp_path).stem == "smoke-0"
+
+
+@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_a_launchers_rank_does_not_lose_the_record_of_a_single_machine(variable: str, tmp_path: Path) -> None:
+    # read when Lightning is first imported, hence in a new process
+    words = ["digits/linf-dist-net", "--budget", "smoke", "--device", "cpu", "--set", "width=8", "--results"]
+    command = [sys.executable, "-m", "lib", "run", *words, str(tmp_path)]
+    subprocess.run(command, check=True, env=os.environ | {variable: "1"}, cwd=ROOT)
+    assert len(list(ledger.records(tmp_path))) == 1
 
 
 def test_another_recipe_file_of_the_same_name_does_not_replace_a_record(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from lib.ops import reference
 from lib.recipes import Recipe, load
 from lib.training import callbacks
 from lib.training.data import Images, augment, batch, epoch_order, load_data, step_generator
-from lib.training.fit import Unfinished, _Training, fit
+from lib.training.fit import Unfinished, _SpawnedDDP, _trainer, _Training, check_ranks, fit, node_rank
 from lib.training.losses import clipped_hinge_loss, hinge_loss, ibp_loss
 from lib.training.optim import AdamLp
 from lib.training.schedules import knobs_at
@@ -437,6 +437,33 @@ class TestSeveralRanks:
         _, shared = train(recipe, tmp_path / "two", devices=2)
         assert [row["p"] for row in shared] == [row["p"] for row in history]
         assert [row["loss"] for row in shared] == pytest.approx([row["loss"] for row in history], rel=1e-2)
+
+    @pytest.mark.parametrize("devices", [1, 2])
+    def test_a_cluster_around_a_single_machine_is_not_asked(
+        self, devices: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cluster = {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "job", "SLURM_PROCID": "1", "SLURM_NODELIST": "host7"}
+        for name, value in {**cluster, "NODE_RANK": "1", "MASTER_ADDR": "host7", "RANK": "1"}.items():
+            monkeypatch.setenv(name, value)
+        trainer = _trainer("cpu", devices, 1, 12, [], tmp_path)
+        assert trainer.is_global_zero
+        if isinstance(trainer.strategy, _SpawnedDDP):
+            environment = trainer.strategy.cluster_environment
+            assert environment is not None and (environment.node_rank(), environment.main_address) == (0, "127.0.0.1")
+
+    def test_a_machine_among_several_is_told_which_one_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("NODE_RANK", raising=False)
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", "29500")
+        check_ranks(1)
+        with pytest.raises(ValueError, match="num_nodes is 2 and NODE_RANK not set, expected"):
+            check_ranks(2)
+        monkeypatch.setenv("NODE_RANK", "2")
+        with pytest.raises(ValueError, match="NODE_RANK is '2', expected a whole number from 0 to 1"):
+            check_ranks(2)
+        monkeypatch.setenv("NODE_RANK", "1")
+        check_ranks(2)
+        assert (node_rank(1), node_rank(2)) == (0, 1)
 
     @staticmethod
     def moments(workdir: Path) -> list[Tensor]:
