@@ -1,11 +1,16 @@
 """One row of a table, from recipe to record: what the notebooks, the Snakefile and the command line call."""
 
+import errno
+import fcntl
 import math
+import os
 import platform
 import resource
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,11 +20,11 @@ from lib import recipes
 from lib.experiments import ledger, provenance
 from lib.experiments.evaluate import ATTACKS, CERTIFICATES, evaluate
 from lib.experiments.record import Record, Table, check_agreement
-from lib.nets.models import build
+from lib.nets.models import Net, build
 from lib.nets.store import save
 from lib.recipes import Budget, Recipe
-from lib.training.data import as_found, load_data
-from lib.training.fit import Unfinished, check_ranks, fit
+from lib.training.data import Images, as_found, load_data
+from lib.training.fit import Unfinished, check_ranks, fit, node_rank
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -60,10 +65,11 @@ def run(
         The record, as written. A run that dies leaves none; the same call goes on from its last checkpoint.
 
     Raises:
-        ValueError, TypeError: an unknown recipe, budget, device or field, a value out of range, or a record in the way
-            of another recipe file of the same name, before work starts.
+        ValueError, TypeError: an unknown recipe, budget, device or field, a value out of range, a record in the way of
+            another recipe file of the same name, or another process at this very run, before work starts.
         FileNotFoundError: data that is not there and cannot be downloaded.
         lib.training.fit.Unfinished: max_minutes ran out.
+        lib.training.callbacks.Diverged: the loss is no finite number any more; training stopped there.
         lib.training.fit.Elsewhere: on every machine but the first, which evaluates and writes.
     """
     shipped = recipes.load(str(recipe), budget)
@@ -78,51 +84,73 @@ def run(
     path = ledger.path_of(results, resolved, budget, seed, changed)
     _check_replaces(path, resolved)
     workdir = path.with_name(f".{path.stem}")
-    if target.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(target)
-    net, trained = _fresh(resolved, seed), _is_trained(workdir, resolved)
-    began = time.perf_counter()
-    history = fit(
-        net,
-        resolved,
-        data.train,
-        seed=seed,
-        device=target.type,
-        devices=devices,
-        num_nodes=num_nodes,
-        workdir=workdir,
-        max_minutes=max_minutes,
-        progress=progress,
-    )
+    # of several machines, the first one holds the folder, evaluates and writes
+    with nullcontext() if node_rank(num_nodes) else _alone_in(workdir):
+        if target.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(target)
+        net = _fresh(resolved, seed)
+        shared = {"seed": seed, "device": target.type, "devices": devices, "num_nodes": num_nodes, "progress": progress}
+        history = _train(net, resolved, data.train, workdir, max_minutes, **shared)
+        begin = time.perf_counter()
+        table = evaluate(net.to(target), resolved, data.test.to(target), seed=seed)
+        record = Record(
+            recipe=resolved,
+            budget=budget,
+            seed=seed,
+            overrides=changed,
+            commit=commit,
+            dirty=dirty,
+            versions=provenance.versions(),
+            device=_words(target),
+            peak_memory=_peak_memory(target),
+            seconds_train=sum(row["seconds"] for row in history),
+            seconds_evaluate=time.perf_counter() - begin,
+            history=history,
+            **_counts(table),
+            eps=resolved.eps_test,
+            attacks=ATTACKS,
+            certificates=CERTIFICATES,
+        )
+        _write(record, table, net, path, results)
+        shutil.rmtree(workdir, ignore_errors=True)
+    return record
+
+
+@contextmanager
+def _alone_in(workdir: Path) -> Iterator[None]:
+    """Makes a work folder and holds its lock, which the system drops with the process, however that ends."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # other numbers come from file systems that know no locks
+            taken = error.errno in (errno.EAGAIN, errno.EACCES)
+        else:
+            # a run that ended just now has removed the file
+            taken = os.fstat(lock.fileno()).st_nlink == 0
+        if taken:
+            raise ValueError(f"another process works in {workdir}, expected one at a time; wait until it has ended")
+        yield
+
+
+def _train(
+    net: Net, recipe: Recipe, train: Images, workdir: Path, max_minutes: float | None, **options: Any
+) -> list[dict[str, float]]:
+    """As `fit`; Unfinished also where training just now took so long that the evaluation waits for the next call."""
+    trained, began = _is_trained(workdir, recipe), time.perf_counter()
+    history = fit(net, recipe, train, workdir=workdir, max_minutes=max_minutes, **options)
     if max_minutes is not None and not trained and time.perf_counter() - began > SHARE * 60 * max_minutes:
-        steps = resolved.epochs * math.ceil(len(data.train) / resolved.batch_size)
+        steps = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
         raise Unfinished(steps, steps)
-    begin = time.perf_counter()
-    table = evaluate(net.to(target), resolved, data.test.to(target), seed=seed)
-    record = Record(
-        recipe=resolved,
-        budget=budget,
-        seed=seed,
-        overrides=changed,
-        commit=commit,
-        dirty=dirty,
-        versions=provenance.versions(),
-        device=_words(target),
-        peak_memory=_peak_memory(target),
-        seconds_train=sum(row["seconds"] for row in history),
-        seconds_evaluate=time.perf_counter() - begin,
-        history=history,
-        **_counts(table),
-        eps=resolved.eps_test,
-        attacks=ATTACKS,
-        certificates=CERTIFICATES,
-    )
+    return history
+
+
+def _write(record: Record, table: Table, net: Net, path: Path, results: str | Path) -> None:
     check_agreement(record, table)
     path.parent.mkdir(parents=True, exist_ok=True)
     save(net.cpu(), path.with_suffix(".safetensors"))
     ledger.write(record, table, results)
-    shutil.rmtree(workdir, ignore_errors=True)
-    return record
 
 
 def _check(*, seed: int, device: str, devices: int, num_nodes: int, max_minutes: float | None) -> None:

@@ -14,6 +14,7 @@ import torch
 import lib
 from lib.experiments import ledger, report
 from lib.experiments.evaluate import CURVE, curve_radii
+from lib.experiments.run import _alone_in
 from lib.training.fit import Unfinished
 
 PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"
@@ -115,12 +116,11 @@ def test_an_override_with_the_recipes_own_value_is_none(tmp_path: Path) -> None:
     assert record.overrides == {} and path_of(record, tmp_path).stem == "smoke-0"
 
 
-@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
-def test_a_launchers_rank_does_not_lose_the_record_of_a_single_machine(variable: str, tmp_path: Path) -> None:
+def test_a_launchers_rank_does_not_lose_the_record_of_a_single_machine(tmp_path: Path) -> None:
     # read when Lightning is first imported, hence in a new process
     words = ["digits/linf-dist-net", "--budget", "smoke", "--device", "cpu", "--set", "width=8", "--results"]
     command = [sys.executable, "-m", "lib", "run", *words, str(tmp_path)]
-    subprocess.run(command, check=True, env=os.environ | {variable: "1"}, cwd=ROOT)
+    subprocess.run(command, check=True, env=os.environ | dict.fromkeys(("RANK", "SLURM_PROCID"), "1"), cwd=ROOT)
     assert len(list(ledger.records(tmp_path))) == 1
 
 
@@ -141,6 +141,36 @@ def test_a_run_on_part_of_a_data_set_says_so(tmp_path: Path, monkeypatch: pytest
     assert record.subset == "1,437 training images, 360 test images"
     assert ledger.read(path_of(record, tmp_path)) == record
     assert report.row(record).index[0] == "this run †"
+
+
+def test_one_process_at_a_time_works_on_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib.experiments import run as module
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        with pytest.raises(ValueError, match=r"another process works in .*\.smoke-0-\w+, expected one at a time"):
+            smoke(PLAIN, tmp_path, width=16)
+        smoke(PLAIN, tmp_path, width=17, epochs_const=1, epochs_ramp=0, epochs_inf=0)
+        return fit(*arguments, **options)
+
+    fit = module.fit
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "fit", lambda *a, **o: (patch.undo(), meanwhile(*a, **o))[1])
+        assert smoke(PLAIN, tmp_path, width=16).recipe.width == 16
+    assert len(list(ledger.records(tmp_path))) == 2
+
+
+def test_a_lock_goes_with_the_process_that_held_it(tmp_path: Path) -> None:
+    hold = (
+        "import sys, time; from pathlib import Path; from lib.experiments.run import _alone_in\n"
+        f"with _alone_in(Path({str(tmp_path / 'work')!r})): print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match="another process works in"), _alone_in(tmp_path / "work"):
+            pass
+        process.kill()
+    with _alone_in(tmp_path / "work"):
+        pass
 
 
 def test_a_run_that_ran_out_of_time_leaves_no_record_and_goes_on_to_the_same_one(tmp_path: Path) -> None:
