@@ -12,6 +12,7 @@ from lib.experiments import ledger, published, report
 from lib.experiments.run import run
 from lib.recipes import BUDGETS, Recipe
 from lib.recipes.values import refuse_unknown
+from lib.training.callbacks import Diverged
 from lib.training.fit import Elsewhere, Unfinished
 
 STOPPED = 75  # the exit status of a run that went on long enough and can be taken up again (EX_TEMPFAIL)
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Unfinished as stop:
         print(stop, file=sys.stderr)
         return STOPPED
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

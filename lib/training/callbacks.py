@@ -1,6 +1,7 @@
 """What happens between two steps of a training: the history grows, a checkpoint is written, a bar moves on."""
 
 import csv
+import math
 import os
 import pickle
 import time
@@ -20,8 +21,14 @@ CHECKPOINT_SECONDS = 15.0  # between two checkpoints, at least
 CHECKPOINT_SHARE = 0.02  # of the training time may go into writing checkpoints
 
 
+class Diverged(ArithmeticError):  # noqa: N818 - the name says what happened
+    """A loss or a weight is no finite number any more; the checkpoint is still the last one that was sound."""
+
+
 class History(Callback):
     """One row per epoch, as `fit` returns them and history.csv holds them; unfinished sums travel in the checkpoint.
+
+    It ends a training that diverged: after the epoch, or before a checkpoint would keep such a state.
 
     Args:
         recipe: for the schedules.
@@ -45,8 +52,11 @@ class History(Callback):
             self._close_epoch(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        seconds = time.monotonic() - self.began
-        checkpoint |= {"history": self.rows, "tally": self._total(trainer), "seconds": seconds}
+        seconds, (loss, correct) = time.monotonic() - self.began, self._total(trainer)
+        sound = all(bool(value.isfinite().all()) for value in checkpoint["state_dict"].values())
+        # weights go first where the gradient overflows; the next loss is theirs
+        self._check_finite(loss if sound else math.nan)
+        checkpoint |= {"history": self.rows, "tally": [loss, correct], "seconds": seconds}
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self.rows, self.seconds = checkpoint["history"], checkpoint["seconds"]
@@ -56,6 +66,7 @@ class History(Callback):
     def _close_epoch(self, trainer: L.Trainer) -> None:
         knobs = knobs_at(self.recipe, (trainer.global_step - 1) / self.steps_per_epoch)
         loss, correct = self._total(trainer)
+        self._check_finite(loss)
         now = time.monotonic()
         row = {"epoch": len(self.rows), "p": knobs.p, "lr": knobs.lr, "eps": knobs.eps}
         row |= {"loss": loss / self.images, "accuracy": correct / self.images, "seconds": now - self.began}
@@ -63,6 +74,12 @@ class History(Callback):
         self.tally, self.began = torch.zeros_like(self.tally), now
         if trainer.is_global_zero:
             self._write()
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"{self.recipe.name} diverged: the loss of epoch {len(self.rows)} is {loss}, expected a finite number"
+            )
 
     def _total(self, trainer: L.Trainer) -> list[float]:
         # summed in place, and the ranks go on with their own sums

@@ -20,10 +20,11 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from lib.nets.models import Net
 from lib.recipes import Recipe
-from lib.training.callbacks import AtomicIO, History, Keeper, Progress, check_same_run, read_checkpoint
+from lib.training.callbacks import AtomicIO, Diverged, History, Keeper, Progress, check_same_run, read_checkpoint
 from lib.training.center import center_
 from lib.training.data import Images, epoch_order, step_generator, training_batch
 from lib.training.objectives import make_objective
@@ -88,6 +89,7 @@ def fit(
         ValueError: no training images, unknown device, machines that do not know of each other, or a checkpoint that is
             damaged or of another run.
         Unfinished: max_minutes ran out.
+        Diverged: the loss is no finite number any more.
         Elsewhere: on every machine but the first.
     """
     if not len(train):
@@ -263,6 +265,12 @@ def _run(trainer: L.Trainer, module: _Training, checkpoint: Path | None) -> None
         # Lightning turns Ctrl-C into an exit and leaves it ignored, which would cost a notebook its kernel
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from None
+    except ProcessRaisedException as error:
+        # what a rank raises arrives as the text of its traceback
+        _, diverged, sentence = str(error).rpartition(f"{Diverged.__name__}: ")
+        if not diverged:
+            raise
+        raise Diverged(sentence.strip()) from None
 
 
 def _accelerator(device: str) -> str:

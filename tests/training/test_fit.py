@@ -302,6 +302,59 @@ class TestResume:
         assert without_seconds(history) == without_seconds(expected)
 
 
+class TestDivergence:
+    @staticmethod
+    def spoil(monkeypatch: pytest.MonkeyPatch, step: int, value: float) -> None:
+        """Makes the loss of a step such a value."""
+        whole = _Training.training_step
+
+        def training_step(self: _Training, batch: int) -> dict[str, Tensor]:
+            result = whole(self, batch)
+            if self.global_step == step:
+                result["tally"] = result["tally"] * torch.tensor([value, 1.0])
+            return result
+
+        monkeypatch.setattr(_Training, "training_step", training_step)
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_ends_the_training_after_its_epoch_and_leaves_no_checkpoint(
+        self, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.spoil(monkeypatch, 5, value)
+        with pytest.raises(callbacks.Diverged, match=rf"^{PLAIN} diverged: the loss of epoch 1 is {value}, expected"):
+            train(tiny(), tmp_path)
+        assert not (tmp_path / "last.ckpt").exists()
+
+    @pytest.mark.usefixtures("save_every_step")
+    def test_is_noticed_before_a_checkpoint_would_keep_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole, _ = train(tiny(), tmp_path / "whole")
+        with monkeypatch.context() as patch:
+            self.spoil(patch, 5, math.nan)
+            with pytest.raises(callbacks.Diverged, match="epoch 1 is nan"):
+                train(tiny(), tmp_path / "cut")
+        assert callbacks.read_checkpoint(tmp_path / "cut/last.ckpt")["global_step"] == 5
+        again, _ = train(tiny(), tmp_path / "cut")
+        assert_same(again, whole)
+
+    def test_of_the_weights_in_the_very_last_step_is_noticed_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        step = AdamLp.step
+
+        def overflow(self: AdamLp, closure: Callable[[], Any] | None = None) -> Any:
+            result = step(self, closure)
+            if self.param_groups[0]["p"] == math.inf:
+                self.param_groups[0]["params"][0].data.fill_(math.inf)
+            return result
+
+        monkeypatch.setattr(AdamLp, "step", overflow)
+        with pytest.raises(callbacks.Diverged, match="is nan"):
+            train(tiny(batch_size=50), tmp_path)
+        assert not (tmp_path / "last.ckpt").exists()
+
+
 class TestManners:
     def test_prints_and_warns_nothing_and_leaves_loggers_as_they_were(
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -437,6 +490,14 @@ class TestSeveralRanks:
         _, shared = train(recipe, tmp_path / "two", devices=2)
         assert [row["p"] for row in shared] == [row["p"] for row in history]
         assert [row["loss"] for row in shared] == pytest.approx([row["loss"] for row in history], rel=1e-2)
+
+    def test_a_divergence_is_one_sentence_from_them_too(self, tmp_path: Path) -> None:
+        recipe = tiny(lr=1e38, epochs_ramp=0, epochs_inf=0)
+        with pytest.raises(
+            callbacks.Diverged, match=rf"^{PLAIN} diverged: the loss of epoch 0 is [a-z]+, expected [a-z ]+$"
+        ):
+            train(recipe, tmp_path, devices=2)
+        assert not (tmp_path / "last.ckpt").exists()
 
     @pytest.mark.parametrize("devices", [1, 2])
     def test_a_cluster_around_a_single_machine_is_not_asked(
