@@ -55,5 +55,6 @@ def make_objective(recipe: Recipe) -> nn.Module:
             return Hinge(theta, mix)
         case Recipe(loss="clipped-hinge", theta=float(theta)):
             return ClippedHinge(theta)
-        case _:
+        case Recipe(loss="ibp"):
             return WorstCase()
+    raise ValueError(f"loss is {recipe.loss!r}, expected hinge, clipped-hinge or ibp")

@@ -26,6 +26,7 @@ from lib.training import callbacks
 from lib.training.data import Images, augment, batch, epoch_order, load_data, step_generator
 from lib.training.fit import Unfinished, _SpawnedDDP, _trainer, _Training, check_ranks, fit, node_rank
 from lib.training.losses import clipped_hinge_loss, hinge_loss, ibp_loss
+from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp
 from lib.training.schedules import knobs_at
 
@@ -464,6 +465,13 @@ def test_kernels_and_reference_train_alike_step_by_step(
     monkeypatch.setattr(lib.ops, "_sibling", lambda x, p=math.inf: reference)
     _, expected = train(recipe, tmp_path / "reference")
     torch.testing.assert_close(
+def test_a_loss_without_an_objective_is_refused_by_name() -> None:
+    recipe = tiny()
+    object.__setattr__(recipe, "loss", "square")
+    with pytest.raises(ValueError, match="loss is 'square', expected hinge, clipped-hinge or ibp"):
+        make_objective(recipe)
+
+
         torch.tensor([row["loss"] for row in history]),
         torch.tensor([row["loss"] for row in expected]),
         rtol=1e-4,
