@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import signal
 import sys
 import tomllib
 from collections.abc import Callable
@@ -13,13 +14,17 @@ from lib.experiments.run import run
 from lib.recipes import BUDGETS, Recipe
 from lib.recipes.values import refuse_unknown
 from lib.training.callbacks import Diverged
-from lib.training.fit import Elsewhere, Unfinished
+from lib.training.fit import TERMINATED, Elsewhere, Unfinished
 
 STOPPED = 75  # the exit status of a run that went on long enough and can be taken up again (EX_TEMPFAIL)
+INTERRUPTED = 128 + signal.SIGINT  # the exit status after Ctrl-C
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 on success, 1 with one sentence on bad input, 75 for a run that stopped at --max-minutes."""
+    """Run one command; 0 on success, 1 with one sentence on bad input, 75 for a run that stopped at --max-minutes.
+
+    130 after Ctrl-C and 143 for a training that a scheduler ended.
+    """
     commands: dict[str, Callable[..., int]] = {"run": _run, "table": _table, "tables": _tables, "show": _show}
     options = vars(_parser().parse_args(arguments))
     try:
@@ -30,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Unfinished as stop:
         print(stop, file=sys.stderr)
         return STOPPED
+    except (KeyboardInterrupt, SystemExit) as stop:
+        print("stopped; the same call goes on", file=sys.stderr)
+        return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
     except (ValueError, TypeError, OSError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
-from lib.__main__ import STOPPED, main
+from lib.__main__ import INTERRUPTED, STOPPED, main
 from lib.experiments import ledger
+from lib.recipes import Recipe
+from lib.training.fit import TERMINATED
+from lib.training.schedules import Knobs, knobs_at
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,7 +66,7 @@ def test_a_run_that_is_killed_goes_on_in_the_next_call(tmp_path: Path) -> None:
 
 
 def test_two_machines_share_a_run_of_which_the_first_writes_the_record(tmp_path: Path) -> None:
-    words = ["run", "digits/linf-dist-net", "--budget", "smoke", "--device", "cpu", "--set", "width=16"]
+    words = ["run", "digits/linf-dist-net", "--budget", "smoke", "--device", "cpu"]
     command = [sys.executable, "-m", "lib", *words, "--num-nodes", "2", "--results", str(tmp_path)]
     # the variables of Slurm, which would start the ranks itself, are of no account
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "SLURM_NTASKS": "2"}
@@ -84,6 +87,32 @@ def test_two_machines_share_a_run_of_which_the_first_writes_the_record(tmp_path:
     assert "record: " in shown and "record: " not in nothing
     assert "machine 1 of 0 to 1 has done its share" in share
     assert len(record.history) == record.recipe.epochs
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", INTERRUPTED), ("SIGTERM", TERMINATED)])
+def test_a_run_that_is_interrupted_says_so_in_one_sentence(
+    name: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(recipe: Recipe, progress: float) -> Knobs:
+        if progress > 1:
+            os.kill(os.getpid(), getattr(signal, name))
+        return knobs_at(recipe, progress)
+
+    words = ["run", "digits/linf-dist-net", "--budget", "smoke", "--device", "cpu", "--set", "width=16", "--results"]
+    with monkeypatch.context() as patch:
+        patch.setattr("lib.training.fit.knobs_at", interrupt)
+        assert main([*words, str(tmp_path)]) == status
+    assert capsys.readouterr().err.endswith("stopped; the same call goes on\n")
+    assert not list(tmp_path.rglob("*.json"))
+    # a press of Ctrl-C may fall into the middle of a step, which is no state to save
+    assert name == "SIGINT" or list(tmp_path.rglob("last.ckpt"))
+    assert main([*words, str(tmp_path)]) == 0
+
+
+def test_a_training_that_diverges_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "digits/linf-dist-net", "--budget", "smoke", "--set", "lr=1e38", "--results", str(tmp_path)]
+    assert main(words) == 1
+    assert capsys.readouterr().err.startswith("error: digits/linf-dist-net diverged: the loss of epoch 0 is ")
 
 
 def test_table_prints_the_papers_rows_whatever_the_ledger_holds(

@@ -121,7 +121,7 @@ class Keeper(Callback):
             return
         now = time.monotonic()
         # saving and stopping take all ranks: the first one's clock counts
-        over, due = trainer.strategy.broadcast((now >= self.stop_at, now >= self.save_at))
+        over, due = trainer.strategy.broadcast((now >= self.stop_at, now >= self.save_at or trainer.received_sigterm))
         trainer.should_stop = over
         if over or due or last:
             trainer.save_checkpoint(self.path)

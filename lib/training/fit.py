@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, get_args
 
 import lightning as L
 import torch
@@ -19,6 +20,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
@@ -40,6 +42,10 @@ class Unfinished(RuntimeError):  # noqa: N818 - the name says all there is to do
             f"max_minutes ran out after {step} of {total} training steps; the same call goes on from there"
         )
         self.step, self.total = step, total
+
+Device = Literal["auto", "cpu", "cuda"]
+
+TERMINATED = 128 + signal.SIGTERM  # the exit status of a training that was asked to end, its last step saved
 
 
 class Elsewhere(RuntimeError):  # noqa: N818 - no error: the first machine goes on alone
@@ -259,9 +265,10 @@ def _trainer(
 def _run(trainer: L.Trainer, module: _Training, checkpoint: Path | None) -> None:
     try:
         trainer.fit(module, ckpt_path=checkpoint)
-    except SystemExit as error:
-        if type(error) is not SystemExit:
-            raise
+    except SIGTERMException:
+        # Lightning's own status would be 0
+        raise SystemExit(TERMINATED) from None
+    except SystemExit:
         # Lightning turns Ctrl-C into an exit and leaves it ignored, which would cost a notebook its kernel
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from None

@@ -24,7 +24,7 @@ from lib.ops import reference
 from lib.recipes import Recipe, load
 from lib.training import callbacks
 from lib.training.data import Images, augment, batch, epoch_order, load_data, step_generator
-from lib.training.fit import Unfinished, _SpawnedDDP, _trainer, _Training, check_ranks, fit, node_rank
+from lib.training.fit import TERMINATED, Unfinished, _SpawnedDDP, _trainer, _Training, check_ranks, fit, node_rank
 from lib.training.losses import clipped_hinge_loss, hinge_loss, ibp_loss
 from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp
@@ -415,6 +415,8 @@ class TestRefusals:
         nothing = images(recipe).subset(torch.arange(0))
         with pytest.raises(ValueError, match="train has 0 images, expected at least one"):
             fit(fresh(recipe), recipe, nothing, seed=0, device="cpu", workdir=tmp_path / "new")
+        assert stop.value.code == TERMINATED == 143
+        assert callbacks.read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 1
         assert not (tmp_path / "new").exists()
 
     def test_an_unknown_device(self, tmp_path: Path) -> None:
