@@ -71,11 +71,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(recipe: str, results: str, **options: Any) -> int:
-    overrides = dict(_override(text) for text in options.pop("set"))
+    overrides = _overrides(options.pop("set"))
     refuse_unknown(overrides, [field.name for field in dataclasses.fields(Recipe)], "recipe field")
     record = run(recipe, results=results, **options, **overrides)
     path = ledger.path_of(results, record.recipe, record.budget, record.seed, record.overrides)
     return _show(str(path))
+
+
+def _overrides(texts: list[str]) -> dict[str, Any]:
+    names = [name for name, _ in map(_override, texts)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"--set names {name} {names.count(name)} times, expected at most once")
+    return dict(map(_override, texts))
 
 
 def _override(text: str) -> tuple[str, Any]:
