@@ -140,6 +140,9 @@ def test_tables_writes_the_books_pages(tmp_path: Path, capsys: pytest.CaptureFix
     [
         (["run", "nothing/at-all"], "nothing/at-all"),
         (["run", "digits/linf-dist-net", "--budget", "huge"], "huge"),
+        (["run", "digits/linf-dist-net", "--set", "name=elsewhere/x"], "name is 'elsewhere/x', expected no override"),
+        (["run", "digits/linf-dist-net", "--set", "width=3", "--set", "width = 4"], "--set names width 2 times"),
+        (["run", "digits/sortnet", "--devices", "2"], "devices and num_nodes are 2 and 1, expected 1 and 1"),
         (["run", "digits/linf-dist-net", "--set", "width"], "--set is 'width', expected FIELD=VALUE"),
         (["run", "digits/linf-dist-net", "--set", "eps_test=9/8"], "eps_test is"),
         (["run", "digits/linf-dist-net", "--set", "seed=3"], "recipe field"),

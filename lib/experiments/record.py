@@ -26,10 +26,10 @@ class Record:
     budget: Budget
     seed: int
     overrides: dict[str, Any]  # the fields that differ from the recipe file, with their values
-    commit: str  # of the code; "unknown" only after a warning
-    dirty: bool | None  # lib/ or recipes/ differed from the commit; None: no git to ask
+    commit: str  # of the code that evaluated; "unknown" only after a warning
+    dirty: bool | None  # lib/ or recipes/ differed from it, or other code trained a part; None: no git to ask
     versions: dict[str, str]  # of python and the packages
-    device: str  # what it ran on, in words
+    device: str  # what it ran on, in words, after "4 x" where four processes trained
     seconds_train: float  # wall time
     seconds_evaluate: float  # wall time
     peak_memory: int  # bytes: on a GPU of this run, else the most that its process, notebook included, ever took

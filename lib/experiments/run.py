@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import math
 import os
 import platform
 import resource
@@ -12,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
@@ -23,10 +22,9 @@ from lib.experiments.record import Record, Table, check_agreement
 from lib.nets.models import Net, build
 from lib.nets.store import save
 from lib.recipes import Budget, Recipe
+from lib.training.callbacks import Code, codes_of, read_checkpoint
 from lib.training.data import Images, as_found, load_data
-from lib.training.fit import Unfinished, check_ranks, fit, node_rank
-
-Device = Literal["auto", "cpu", "cuda"]
+from lib.training.fit import Device, Unfinished, check_ranks, fit, node_rank, resolve_device, total_steps
 
 SHARE = 0.5  # of max_minutes that training may take where the evaluation is to follow in the same call
 
@@ -72,13 +70,11 @@ def run(
         lib.training.callbacks.Diverged: the loss is no finite number any more; training stopped there.
         lib.training.fit.Elsewhere: on every machine but the first, which evaluates and writes.
     """
-    shipped = recipes.load(str(recipe), budget)
-    resolved = shipped.replace(**overrides)
-    changed = {name: value for name in overrides if (value := getattr(resolved, name)) != getattr(shipped, name)}
-    _check(seed=seed, device=device, devices=devices, num_nodes=num_nodes, max_minutes=max_minutes)
-    check_ranks(num_nodes)
-    target = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
-    commit, dirty = provenance.commit()  # of the code that is now loaded
+    resolved, changed = _resolve(recipe, budget, overrides)
+    _check(seed=seed, devices=devices, num_nodes=num_nodes, max_minutes=max_minutes)
+    target = resolve_device(device)
+    check_ranks(resolved, devices, num_nodes)
+    code = provenance.commit()  # of what is now loaded
     data = load_data(resolved, data_root)
     resolved = as_found(resolved, data)
     path = ledger.path_of(results, resolved, budget, seed, changed)
@@ -89,31 +85,44 @@ def run(
         if target.type == "cuda":
             torch.cuda.reset_peak_memory_stats(target)
         net = _fresh(resolved, seed)
-        shared = {"seed": seed, "device": target.type, "devices": devices, "num_nodes": num_nodes, "progress": progress}
-        history = _train(net, resolved, data.train, workdir, max_minutes, **shared)
-        begin = time.perf_counter()
-        table = evaluate(net.to(target), resolved, data.test.to(target), seed=seed)
-        record = Record(
-            recipe=resolved,
+        history = _train(
+            net,
+            resolved,
+            data.train,
+            seed=seed,
+            device=target.type,
+            devices=devices,
+            num_nodes=num_nodes,
+            workdir=workdir,
+            code=code,
+            max_minutes=max_minutes,
+            progress=progress,
+        )
+        record, table = _measure(
+            net,
+            resolved,
+            data.test,
+            target,
             budget=budget,
             seed=seed,
             overrides=changed,
-            commit=commit,
-            dirty=dirty,
-            versions=provenance.versions(),
-            device=_words(target),
-            peak_memory=_peak_memory(target),
-            seconds_train=sum(row["seconds"] for row in history),
-            seconds_evaluate=time.perf_counter() - begin,
+            commit=code[0],
+            dirty=_is_dirty(code, workdir),
+            device=_words(target, devices * num_nodes),
             history=history,
-            **_counts(table),
-            eps=resolved.eps_test,
-            attacks=ATTACKS,
-            certificates=CERTIFICATES,
         )
         _write(record, table, net, path, results)
         shutil.rmtree(workdir, ignore_errors=True)
     return record
+
+
+def _resolve(recipe: str | Path, budget: Budget, overrides: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe with its overrides, and those of them that change it."""
+    if "name" in overrides:
+        raise ValueError(f"name is {overrides['name']!r}, expected no override: records lie under it")
+    shipped = recipes.load(str(recipe), budget)
+    resolved = shipped.replace(**overrides)
+    return resolved, {name: value for name in overrides if (value := getattr(resolved, name)) != getattr(shipped, name)}
 
 
 @contextmanager
@@ -135,15 +144,37 @@ def _alone_in(workdir: Path) -> Iterator[None]:
 
 
 def _train(
-    net: Net, recipe: Recipe, train: Images, workdir: Path, max_minutes: float | None, **options: Any
+    net: Net, recipe: Recipe, train: Images, *, workdir: Path, max_minutes: float | None, **options: Any
 ) -> list[dict[str, float]]:
     """As `fit`; Unfinished also where training just now took so long that the evaluation waits for the next call."""
-    trained, began = _is_trained(workdir, recipe), time.perf_counter()
+    steps = total_steps(recipe, len(train))
+    trained, began = _is_trained(workdir / "last.ckpt", steps), time.perf_counter()
     history = fit(net, recipe, train, workdir=workdir, max_minutes=max_minutes, **options)
     if max_minutes is not None and not trained and time.perf_counter() - began > SHARE * 60 * max_minutes:
-        steps = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
         raise Unfinished(steps, steps)
     return history
+
+
+def _measure(
+    net: Net, recipe: Recipe, test: Images, target: torch.device, *, seed: int, **known: Any
+) -> tuple[Record, Table]:
+    """Evaluates a trained net: its record, of which `known` holds the fields that are known before, and its table."""
+    began = time.perf_counter()
+    table = evaluate(net.to(target), recipe, test.to(target), seed=seed)
+    record = Record(
+        recipe=recipe,
+        seed=seed,
+        versions=provenance.versions(),
+        peak_memory=_peak_memory(target),
+        seconds_train=sum(row["seconds"] for row in known["history"]),
+        seconds_evaluate=time.perf_counter() - began,
+        **_counts(table),
+        eps=recipe.eps_test,
+        attacks=ATTACKS,
+        certificates=CERTIFICATES,
+        **known,
+    )
+    return record, table
 
 
 def _write(record: Record, table: Table, net: Net, path: Path, results: str | Path) -> None:
@@ -153,14 +184,10 @@ def _write(record: Record, table: Table, net: Net, path: Path, results: str | Pa
     ledger.write(record, table, results)
 
 
-def _check(*, seed: int, device: str, devices: int, num_nodes: int, max_minutes: float | None) -> None:
+def _check(*, seed: int, devices: int, num_nodes: int, max_minutes: float | None) -> None:
     for name, value, least in (("seed", seed, 0), ("devices", devices, 1), ("num_nodes", num_nodes, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
             raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least} and below 2^63")
-    if device not in get_args(Device):
-        raise ValueError(f"device is {device!r}, expected one of {', '.join(get_args(Device))}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', but torch sees no CUDA device here; expected 'cpu' or 'auto'")
     if max_minutes is not None and not max_minutes > 0:
         raise ValueError(f"max_minutes is {max_minutes!r}, expected a positive number or None")
 
@@ -180,9 +207,13 @@ def _fresh(recipe: Recipe, seed: int) -> Any:
         return build(recipe)
 
 
-def _is_trained(workdir: Path, recipe: Recipe) -> bool:
-    history = workdir / "history.csv"  # a line of heads, then one per epoch
-    return history.exists() and len(history.read_text().splitlines()) > recipe.epochs
+def _is_trained(checkpoint: Path, steps: int) -> bool:
+    return checkpoint.exists() and read_checkpoint(checkpoint)["global_step"] == steps
+
+
+def _is_dirty(code: Code, workdir: Path) -> bool | None:
+    """Whether the tree was dirty; a run that any other code has trained too is of no one commit either."""
+    return code[1] if codes_of(read_checkpoint(workdir / "last.ckpt")) == [code] else True
 
 
 def _counts(table: Table) -> dict[str, Any]:
@@ -195,10 +226,11 @@ def _counts(table: Table) -> dict[str, Any]:
     }
 
 
-def _words(device: torch.device) -> str:
+def _words(device: torch.device, ranks: int) -> str:
+    times = f"{ranks} x " if ranks > 1 else ""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
+        return times + torch.cuda.get_device_name(device)
+    return f"{times}CPU ({platform.machine()}), {torch.get_num_threads()} threads"
 
 
 def _peak_memory(device: torch.device) -> int:

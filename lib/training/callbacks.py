@@ -20,6 +20,9 @@ from lib.training.schedules import knobs_at
 CHECKPOINT_SECONDS = 15.0  # between two checkpoints, at least
 CHECKPOINT_SHARE = 0.02  # of the training time may go into writing checkpoints
 
+Code = tuple[str, bool | None]  # commit, and whether the tree was dirty; None: no git to ask
+UNKNOWN: Code = ("unknown", None)
+
 
 class Diverged(ArithmeticError):  # noqa: N818 - the name says what happened
     """A loss or a weight is no finite number any more; the checkpoint is still the last one that was sound."""
@@ -102,12 +105,14 @@ class Keeper(Callback):
     Args:
         path: the checkpoint.
         run: what the run is a function of, of plain types; saved with it, see `check_same_run`.
+        code: commit of the code that trains, and whether it was dirty; saved with those that trained before.
         total: steps of the run.
         max_minutes: may be inf.
     """
 
-    def __init__(self, path: Path, run: dict[str, Any], total: int, max_minutes: float) -> None:
+    def __init__(self, path: Path, run: dict[str, Any], code: Code, total: int, max_minutes: float) -> None:
         self.path, self.run, self.total, self.max_minutes = path, run, total, max_minutes
+        self.codes = [code]
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # steps between two looks at the clock: with several ranks a look is an exchange
@@ -129,7 +134,11 @@ class Keeper(Callback):
             self.save_at = saved + max(CHECKPOINT_SECONDS, (saved - now) / CHECKPOINT_SHARE)
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["run"] = self.run
+        checkpoint |= {"run": self.run, "codes": self.codes}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        earlier = codes_of(checkpoint)
+        self.codes = [*earlier, *(code for code in self.codes if code not in earlier)]
 
 
 class Progress(TQDMProgressBar):
@@ -175,6 +184,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "run" not in checkpoint:
         raise ValueError(f"{path} is a checkpoint of something else, expected one written by fit")
     return checkpoint
+
+
+def codes_of(checkpoint: dict[str, Any]) -> list[Code]:
+    """The code that took the steps up to a checkpoint, first to last."""
+    return [(commit, dirty) for commit, dirty in checkpoint.get("codes", [UNKNOWN])]
 
 
 def check_same_run(path: Path, run: dict[str, Any]) -> None:

@@ -26,26 +26,38 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from lib.nets.models import Net
 from lib.recipes import Recipe
-from lib.training.callbacks import AtomicIO, Diverged, History, Keeper, Progress, check_same_run, read_checkpoint
+from lib.training.callbacks import (
+    UNKNOWN,
+    AtomicIO,
+    Code,
+    Diverged,
+    History,
+    Keeper,
+    Progress,
+    check_same_run,
+    read_checkpoint,
+)
 from lib.training.center import center_
 from lib.training.data import Images, epoch_order, step_generator, training_batch
 from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp, make_optimizer
 from lib.training.schedules import knobs_at
 
-
-class Unfinished(RuntimeError):  # noqa: N818 - the name says all there is to do
-    """Training used up `max_minutes` after `step` of `total` steps; the checkpoint is kept, the same call goes on."""
-
-    def __init__(self, step: int, total: int) -> None:
-        super().__init__(
-            f"max_minutes ran out after {step} of {total} training steps; the same call goes on from there"
-        )
-        self.step, self.total = step, total
-
 Device = Literal["auto", "cpu", "cuda"]
 
 TERMINATED = 128 + signal.SIGTERM  # the exit status of a training that was asked to end, its last step saved
+
+
+class Unfinished(RuntimeError):  # noqa: N818 - the name says all there is to do
+    """`max_minutes` ran out after `step` of `total` steps, or after all of them with the evaluation still to come.
+
+    The checkpoint is kept, the same call goes on.
+    """
+
+    def __init__(self, step: int, total: int) -> None:
+        done = f"after {step} of {total} training steps" if step < total else "for the evaluation; training is finished"
+        super().__init__(f"max_minutes ran out {done}; the same call goes on from there")
+        self.step, self.total = step, total
 
 
 class Elsewhere(RuntimeError):  # noqa: N818 - no error: the first machine goes on alone
@@ -65,6 +77,7 @@ def fit(
     devices: int = 1,
     num_nodes: int = 1,
     workdir: Path,
+    code: Code = UNKNOWN,
     max_minutes: float | None = None,
     progress: bool = True,
 ) -> list[dict[str, float]]:
@@ -84,6 +97,7 @@ def fit(
             main guard) and machines; each step's batch is split over all of them, and `workdir` must be shared. Each of
             several machines makes the same call, see `check_ranks`.
         workdir: folder of checkpoint and history; made where missing.
+        code: commit of the code that trains and whether it was dirty, for the checkpoint; see `codes_of`.
         max_minutes: stop at the end of a step after so long.
         progress: show a progress bar.
 
@@ -92,16 +106,16 @@ def fit(
         images at the p of each step, seconds.
 
     Raises:
-        ValueError: no training images, unknown device, machines that do not know of each other, or a checkpoint that is
-            damaged or of another run.
+        ValueError: no training images, unknown device, a run that cannot be split so (see `check_ranks`), or a
+            checkpoint that is damaged or of another run.
         Unfinished: max_minutes ran out.
         Diverged: the loss is no finite number any more.
         Elsewhere: on every machine but the first.
     """
     if not len(train):
         raise ValueError("train has 0 images, expected at least one")
-    accelerator = _accelerator(device)
-    check_ranks(num_nodes)
+    target = resolve_device(device)
+    check_ranks(recipe, devices, num_nodes)
     path = workdir / "last.ckpt"
     run = recipe.as_dict() | {"seed": seed, "images": len(train)}
     resume = path.exists()
@@ -110,13 +124,14 @@ def fit(
     workdir.mkdir(parents=True, exist_ok=True)
 
     module = _Training(net, recipe, train, seed)
-    total = len(module.train_dataloader())
+    total = total_steps(recipe, len(train))
     history = History(recipe, len(train), module.steps_per_epoch, workdir / "history.csv")
-    callbacks: list[Callback] = [history, Keeper(path, run, total, math.inf if max_minutes is None else max_minutes)]
+    keeper = Keeper(path, run, code, total, math.inf if max_minutes is None else max_minutes)
+    callbacks: list[Callback] = [history, keeper]
     if progress:
         callbacks.append(Progress(history))
     with _quiet():
-        trainer = _trainer(accelerator, devices, num_nodes, total, callbacks, workdir)
+        trainer = _trainer(target.type, devices, num_nodes, total, callbacks, workdir)
         net.train()
         _run(trainer, module, path if resume else None)
     net.eval()
@@ -126,10 +141,25 @@ def fit(
     if checkpoint["global_step"] < total:
         raise Unfinished(checkpoint["global_step"], total)
     if recipe.keep_prob is not None:
-        center_(net.to(accelerator), train.to(accelerator))
+        center_(net.to(target), train.to(target))
         net.cpu()
     rows: list[dict[str, float]] = checkpoint["history"]
     return rows
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name, "auto" being CUDA where there is one; ValueError for another, or CUDA that is absent."""
+    if device not in get_args(Device):
+        raise ValueError(f"device is {device!r}, expected one of {', '.join(get_args(Device))}")
+    present = torch.cuda.is_available()
+    if device == "cuda" and not present:
+        raise ValueError("device is 'cuda', but torch sees no CUDA device here; expected 'cpu' or 'auto'")
+    return torch.device("cuda" if present and device != "cpu" else "cpu")
+
+
+def total_steps(recipe: Recipe, images: int) -> int:
+    """Training steps of a run on so many images."""
+    return recipe.epochs * math.ceil(images / recipe.batch_size)
 
 
 def node_rank(num_nodes: int) -> int:
@@ -137,8 +167,14 @@ def node_rank(num_nodes: int) -> int:
     return int(os.environ["NODE_RANK"]) if num_nodes > 1 else 0
 
 
-def check_ranks(num_nodes: int) -> None:
-    """Raises ValueError unless each of several machines knows its number and where the first one is."""
+def check_ranks(recipe: Recipe, devices: int, num_nodes: int) -> None:
+    """Raises ValueError unless the run can be split and each of several machines knows its number and the first."""
+    if recipe.keep_prob is not None and devices * num_nodes > 1:
+        # from the same numbers each rank would leave the same inputs out of its own images
+        raise ValueError(
+            f"devices and num_nodes are {devices} and {num_nodes}, expected 1 and 1 for model {recipe.model}, "
+            "which draws the inputs it leaves out for a whole batch"
+        )
     if num_nodes == 1:
         return
     missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
@@ -169,7 +205,7 @@ class _Training(L.LightningModule):
 
     def train_dataloader(self) -> range:
         """Only counts: a step derives its batch from its own number."""
-        return range(self.recipe.epochs * self.steps_per_epoch)
+        return range(total_steps(self.recipe, len(self.images)))
 
     def configure_optimizers(self) -> AdamLp:
         self.optimizer = make_optimizer(self.net, self.objective, self.recipe)
@@ -278,15 +314,6 @@ def _run(trainer: L.Trainer, module: _Training, checkpoint: Path | None) -> None
         if not diverged:
             raise
         raise Diverged(sentence.strip()) from None
-
-
-def _accelerator(device: str) -> str:
-    match device:
-        case "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        case "cpu" | "cuda":
-            return device
-    raise ValueError(f"device is {device!r}, expected 'auto', 'cpu' or 'cuda'")
 
 
 @contextmanager

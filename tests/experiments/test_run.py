@@ -14,7 +14,8 @@ import torch
 import lib
 from lib.experiments import ledger, report
 from lib.experiments.evaluate import CURVE, curve_radii
-from lib.experiments.run import _alone_in
+from lib.experiments.run import _alone_in, _words
+from lib.training.callbacks import Code
 from lib.training.fit import Unfinished
 
 PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"
@@ -184,11 +185,37 @@ def test_a_slice_spent_on_training_leaves_the_evaluation_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lib.experiments.run.SHARE", 0.0)
-    with pytest.raises(Unfinished) as stop:
+    with pytest.raises(Unfinished, match="ran out for the evaluation; training is finished; the same call") as stop:
         smoke(PLAIN, tmp_path / "cut", max_minutes=60)
     assert stop.value.step == stop.value.total
     assert not list((tmp_path / "cut").rglob("*.json"))
     assert counts(smoke(PLAIN, tmp_path / "cut", max_minutes=60)) == counts(smoke(PLAIN, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "dirty"),
+    [
+        (("a", False), ("a", False), False),
+        (("a", None), ("a", None), None),
+        (("a", True), ("a", False), True),
+        (("a", False), ("b", False), True),
+        (("a", None), ("b", None), True),
+    ],
+)
+def test_a_run_that_other_code_began_is_not_credited_to_the_last_commit(
+    first: Code, then: Code, dirty: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"width": 8, "test_limit": 20, "epochs_ramp": 0, "epochs_inf": 0}
+    monkeypatch.setattr("lib.experiments.provenance.commit", lambda: first)
+    with pytest.raises(Unfinished):
+        smoke(PLAIN, tmp_path, max_minutes=1e-6, **small)
+    monkeypatch.setattr("lib.experiments.provenance.commit", lambda: then)
+    record = smoke(PLAIN, tmp_path, **small)
+    assert (record.commit, record.dirty) == (then[0], dirty)
+
+
+def test_the_device_says_how_many_there_were() -> None:
+    assert _words(torch.device("cpu"), 4) == f"4 x {_words(torch.device('cpu'), 1)}"
 
 
 def test_a_run_whose_evaluation_fails_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,12 +247,17 @@ def test_a_run_whose_evaluation_fails_leaves_no_record(tmp_path: Path, monkeypat
         ({"eps_test": 1.5}, r"eps_test is 1\.5"),
         ({"eps_test": float("nan")}, "eps_test is nan"),
         ({"widht": 4}, "widht"),
+        ({"name": "elsewhere/x"}, "name is 'elsewhere/x', expected no override"),
+        ({"recipe": "digits/sortnet", "devices": 2}, "devices and num_nodes are 2 and 1, expected 1 and 1"),
+        ({"num_nodes": 2}, "num_nodes is 2 and NODE_RANK, MASTER_ADDR, MASTER_PORT not set"),
     ],
 )
 def test_bad_input_is_refused_by_name_before_work_starts(
     options: dict[str, Any], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lib.experiments.run.load_data", lambda *_: pytest.fail("work started"))
+    for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises((ValueError, TypeError), match=sentence):
         lib.run(**({"recipe": PLAIN, "budget": "smoke", "results": tmp_path} | options))
     assert not list(tmp_path.iterdir())

@@ -249,6 +249,12 @@ class TestResume:
         assert_same(last, whole)
         assert without_seconds(history) == without_seconds(expected)
 
+    def test_the_checkpoint_names_all_code_that_trained(self, tmp_path: Path) -> None:
+        for code in (("a", False), ("a", False), ("b", None)):
+            with pytest.raises(Unfinished):
+                train(tiny(), tmp_path, code=code, max_minutes=1e-9)
+        assert callbacks.codes_of(callbacks.read_checkpoint(tmp_path / "last.ckpt")) == [("a", False), ("b", None)]
+
     def test_a_finished_run_is_not_trained_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         whole, expected = train(tiny(), tmp_path)
         kill_before(monkeypatch, 0)
@@ -321,6 +327,7 @@ class TestDivergence:
     def test_ends_the_training_after_its_epoch_and_leaves_no_checkpoint(
         self, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", math.inf)
         self.spoil(monkeypatch, 5, value)
         with pytest.raises(callbacks.Diverged, match=rf"^{PLAIN} diverged: the loss of epoch 1 is {value}, expected"):
             train(tiny(), tmp_path)
@@ -350,6 +357,7 @@ class TestDivergence:
                 self.param_groups[0]["params"][0].data.fill_(math.inf)
             return result
 
+        monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", math.inf)
         monkeypatch.setattr(AdamLp, "step", overflow)
         with pytest.raises(callbacks.Diverged, match="is nan"):
             train(tiny(batch_size=50), tmp_path)
@@ -405,8 +413,10 @@ class TestManners:
             return whole(self, batch)
 
         monkeypatch.setattr(_Training, "training_step", terminated)
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as stop:
             train(tiny(), tmp_path)
+        assert stop.value.code == TERMINATED == 143
+        assert callbacks.read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 1
 
 
 class TestRefusals:
@@ -415,12 +425,10 @@ class TestRefusals:
         nothing = images(recipe).subset(torch.arange(0))
         with pytest.raises(ValueError, match="train has 0 images, expected at least one"):
             fit(fresh(recipe), recipe, nothing, seed=0, device="cpu", workdir=tmp_path / "new")
-        assert stop.value.code == TERMINATED == 143
-        assert callbacks.read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 1
         assert not (tmp_path / "new").exists()
 
     def test_an_unknown_device(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="device is 'gpu', expected 'auto', 'cpu' or 'cuda'"):
+        with pytest.raises(ValueError, match="device is 'gpu', expected one of auto, cpu, cuda"):
             train(tiny(), tmp_path, device="gpu")
 
     @pytest.mark.parametrize(
@@ -457,6 +465,13 @@ class TestRefusals:
             train(tiny(), tmp_path)
 
 
+def test_a_loss_without_an_objective_is_refused_by_name() -> None:
+    recipe = tiny()
+    object.__setattr__(recipe, "loss", "square")
+    with pytest.raises(ValueError, match="loss is 'square', expected hinge, clipped-hinge or ibp"):
+        make_objective(recipe)
+
+
 @pytest.mark.parametrize("name", [PLAIN, COMPOSITE])
 def test_kernels_and_reference_train_alike_step_by_step(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -467,13 +482,6 @@ def test_kernels_and_reference_train_alike_step_by_step(
     monkeypatch.setattr(lib.ops, "_sibling", lambda x, p=math.inf: reference)
     _, expected = train(recipe, tmp_path / "reference")
     torch.testing.assert_close(
-def test_a_loss_without_an_objective_is_refused_by_name() -> None:
-    recipe = tiny()
-    object.__setattr__(recipe, "loss", "square")
-    with pytest.raises(ValueError, match="loss is 'square', expected hinge, clipped-hinge or ibp"):
-        make_objective(recipe)
-
-
         torch.tensor([row["loss"] for row in history]),
         torch.tensor([row["loss"] for row in expected]),
         rtol=1e-4,
@@ -501,13 +509,20 @@ class TestSeveralRanks:
         assert [row["p"] for row in shared] == [row["p"] for row in history]
         assert [row["loss"] for row in shared] == pytest.approx([row["loss"] for row in history], rel=1e-2)
 
+    @pytest.mark.parametrize("split", [{"devices": 2}, {"num_nodes": 2}])
+    def test_sortnet_is_refused_since_what_it_leaves_out_would_depend_on_them(
+        self, split: dict[str, int], tmp_path: Path
+    ) -> None:
+        with pytest.raises(ValueError, match=r"devices and num_nodes are . and ., expected 1 and 1 for model sortnet"):
+            train(tiny(SORTED), tmp_path / "new", **split)
+        assert not (tmp_path / "new").exists()
+
     def test_a_divergence_is_one_sentence_from_them_too(self, tmp_path: Path) -> None:
         recipe = tiny(lr=1e38, epochs_ramp=0, epochs_inf=0)
         with pytest.raises(
             callbacks.Diverged, match=rf"^{PLAIN} diverged: the loss of epoch 0 is [a-z]+, expected [a-z ]+$"
         ):
             train(recipe, tmp_path, devices=2)
-        assert not (tmp_path / "last.ckpt").exists()
 
     @pytest.mark.parametrize("devices", [1, 2])
     def test_a_cluster_around_a_single_machine_is_not_asked(
@@ -526,14 +541,14 @@ class TestSeveralRanks:
         monkeypatch.delenv("NODE_RANK", raising=False)
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("MASTER_PORT", "29500")
-        check_ranks(1)
+        check_ranks(tiny(), 1, 1)
         with pytest.raises(ValueError, match="num_nodes is 2 and NODE_RANK not set, expected"):
-            check_ranks(2)
+            check_ranks(tiny(), 1, 2)
         monkeypatch.setenv("NODE_RANK", "2")
         with pytest.raises(ValueError, match="NODE_RANK is '2', expected a whole number from 0 to 1"):
-            check_ranks(2)
+            check_ranks(tiny(), 1, 2)
         monkeypatch.setenv("NODE_RANK", "1")
-        check_ranks(2)
+        check_ranks(tiny(), 1, 2)
         assert (node_rank(1), node_rank(2)) == (0, 1)
 
     @staticmethod
