@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lib.nets.box import Box
 from lib.nets.head import MLPHead
 from lib.nets.layers import LInfDist, LInfDistConv2d, Normalize
+from lib.nets.sealed import check_together
 
 DistanceLayer = LInfDist | LInfDistConv2d
 
@@ -90,6 +91,7 @@ class DistanceNet(nn.Module, ABC):
         Raises ValueError unless x is [B, C, H, W] with the net's own C, H, W.
         """
         self._check_shape("x", x)
+        check_together(self.parts())
         outputs = [self.normalize(x)]
         for layer in self._feature_layers():
             outputs.append(layer(outputs[-1], p))
@@ -109,6 +111,7 @@ class DistanceNet(nn.Module, ABC):
         self._check_shape("box", box.lower)
         if not (box.lower <= box.upper).all():
             raise ValueError("box must have lower <= upper everywhere, got a lower bound above its upper one, or NaN")
+        check_together(self.parts())
         box = self.normalize.bounds(box)
         for layer in self._feature_layers():
             box = layer.bounds(box)
@@ -131,6 +134,10 @@ class DistanceNet(nn.Module, ABC):
     def stack(self) -> list[DistanceLayer]:
         """All distance layers from the pixels up, the top too where it is one."""
         return self._feature_layers()
+
+    def parts(self) -> list[nn.Module]:
+        """The normalisation, and then the distance layers of `stack`."""
+        return [self.normalize, *self.stack()]
 
     def distance_weights(self) -> list[nn.Parameter]:
         """The weights of all distance neurons: what l_p decay acts on."""

@@ -25,176 +25,17 @@ layer reads may have any value. (After training L is large: few terms remain, an
 """
 
 import copy
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lib.nets.box import Box
 from lib.nets.layers import LInfDist, MeanShift, Normalize
 from lib.nets.models import LInfDistNet, LInfDistNetMLP
-from lib.ops import linf_dist_bounds
-from lib.ops.sparse import Shortlists, narrowed, shortlists
-from lib.ops.sparse import linf_dist as sparse_dist
-from lib.ops.sparse import linf_dist_bounds as sparse_dist_bounds
+from lib.nets.sealed import PrunedDist, Sealed, ValidPixels, check_together
 
 Prunable = TypeVar("Prunable", LInfDistNet, LInfDistNetMLP)
-
-
-class _Sealed(nn.Module, ABC):
-    """A part of a pruned net: right for the constants it was made with, and refusing to run with any others.
-
-    Another device and float64 hold the same values, so it may move; a smaller type would round them.
-    """
-
-    _seal: object  # what the constants were
-
-    @abstractmethod
-    def _constants(self) -> object:
-        """What stands for the constants: equal as long as they are, and cheap to look at in every call."""
-
-    def _check_constants(self) -> None:
-        if self._constants() != self._seal:
-            raise ValueError(
-                "a pruned net must keep its weights, biases, running means, mean and std, got changed ones: "
-                "change the net it was made from, and prune again"
-            )
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        self._check_constants()
-        dtype = fn(torch.empty(1)).dtype
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"a pruned net must stay float32 or float64, got {dtype}: use the net it was made from")
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._seal = self._constants()
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._check_constants()  # a copy of a changed net would pass for an unchanged one
-        return {name: value for name, value in self.__dict__.items() if name != "_seal"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._seal = self._constants()
-
-
-class PrunedDist(_Sealed, LInfDist):
-    """A distance layer at p = inf that equals `layer` on a box of inputs and visits only the weights that count there.
-
-    float32 on the CPU without gradients runs over shortlists of the weights; anything else runs the whole layer, which
-    gives the same values. Weights, bias and running mean are constants, and a layer whose constants were changed is
-    refused.
-
-    Args:
-        layer: the layer to replace, in float32 on the CPU.
-        box: bounds [1, d_in] of all its inputs.
-        read: the outputs that count, bool [d_out]; any other one is constant, its least value over the box.
-        narrow: whether to leave out, for a large batch, what cannot count in its own box: repays for pixels alone, many
-            of which are black in all images of a batch.
-    """
-
-    def __init__(self, layer: LInfDist, box: Box, read: Tensor, *, narrow: bool = False) -> None:
-        nn.Module.__init__(self)  # LInfDist's own would draw weights
-        self.weight, self.bias, self.shift = layer.weight, layer.bias, layer.shift
-        floor = linf_dist_bounds(box.lower, box.upper, layer.weight)[0][0]
-        above, below = box.upper - layer.weight, layer.weight - box.lower
-        above[~read], below[~read] = 0, 0
-        self.lists, self.narrow = shortlists(layer.weight, above, below, floor), narrow
-        self._seal = self._constants()
-
-    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
-        """x [B, ...] of d_in features in all -> [B, d_out]; ValueError for finite p and in training mode."""
-        if p != math.inf:
-            raise ValueError(f"a pruned net is the net at p = inf, got p = {p}: use the net it was made from")
-        if self.training:
-            raise ValueError("a pruned net must be in evaluation mode, got training mode (call net.eval())")
-        self._check_constants()
-        if not self._fits(x):
-            return super().forward(x, p)
-        rows = x.flatten(1)
-        return sparse_dist(rows, self._lists_within(rows, rows), *self._offsets())
-
-    def bounds(self, box: Box) -> Box:
-        """Bounds over a box inside the one the layer was made for."""
-        self._check_constants()
-        if not self._fits(box.lower):
-            return super().bounds(box)
-        ends = box.map(lambda v: v.flatten(1))
-        return Box(*sparse_dist_bounds(*ends, self._lists_within(*ends), *self._offsets()))
-
-    def kept(self) -> Tensor:
-        """Whether each weight is kept, bool [d_out, d_in]."""
-        return self.lists.kept(self.weight.shape[1])
-
-    def _lists_within(self, lower: Tensor, upper: Tensor) -> Shortlists:
-        return narrowed(self.lists, lower, upper) if self.narrow else self.lists
-
-    def _fits(self, x: Tensor) -> bool:
-        plain = x.device.type == "cpu" and x.dtype is self.weight.dtype is torch.float32
-        differentiated = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        return plain and not differentiated and len(x) > 0 and x[0].numel() == self.weight.shape[1]
-
-    def _constants(self) -> object:
-        bias, shift = self.bias, self.shift
-        return (
-            _Memory(self.weight),
-            bias is not None and _values(bias),
-            shift is not None and _values(shift.running_mean),
-        )
-
-    def _offsets(self) -> tuple[Tensor, Tensor]:
-        """What is added to a distance and what is then subtracted, [d_out] each."""
-        none = self.weight.new_zeros(len(self.weight))
-        return (
-            none if self.bias is None else self.bias.detach(),
-            none if self.shift is None else self.shift.running_mean,
-        )
-
-
-class _Memory:
-    """Weights as they are, too many to be compared: equal while they lie in the same memory and nobody wrote there.
-
-    What is written through `.data` or NumPy torch does not count; the shortlists still give the net that was pruned.
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        self.tensor, self.writes = weight.detach(), weight._version  # the tensor keeps its memory from being reused
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Memory) and self.writes == other.writes and self.tensor.is_set_to(other.tensor)
-
-
-def _values(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().numpy().tobytes()
-
-
-class ValidPixels(_Sealed, Normalize):
-    """`Normalize` for a net that is right on valid images only: refuses pixels outside [0, 1], and another mean or std.
-
-    Args:
-        normalize: the layer to replace.
-    """
-
-    def __init__(self, normalize: Normalize) -> None:
-        nn.Module.__init__(self)
-        self.std = normalize.std
-        self.register_buffer("mean", normalize.mean, persistent=False)
-        self._seal = self._constants()
-
-    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
-        """x [B, C, H, W] in [0, 1] -> the same shape in network units; ValueError for other values, NaN included."""
-        self._check_constants()
-        if x.numel():
-            low, high = (end.item() for end in x.aminmax())
-            if not (low >= 0 and high <= 1):
-                raise ValueError(f"a pruned net needs pixels in [0, 1], got values from {low} to {high}")
-        return super().forward(x, p)
-
-    def _constants(self) -> object:
-        return self.std, _values(self.mean)
 
 
 def prune(net: Prunable) -> Prunable:
@@ -212,7 +53,7 @@ def prune(net: Prunable) -> Prunable:
     Raises:
         ValueError: a convolutional net or other layers, training mode, weights that are not finite. The pruned net in
             turn refuses finite p, training mode, images or boxes that leave [0, 1], types smaller than float32, and
-            weights, biases, running means or a normalisation changed since.
+            layers, weights, biases, running means or a normalisation changed since.
         TypeError: weights that are not float32.
     """
     _check(net)
@@ -227,6 +68,9 @@ def prune(net: Prunable) -> Prunable:
     if isinstance(pruned, LInfDistNet):
         pruned.top = layers[-1]
     pruned.normalize = ValidPixels(pruned.normalize)
+    parts = pruned.parts()
+    for part in parts:
+        cast(Sealed, part).together = parts
     return pruned.eval().to(next(net.parameters()).device)
 
 
@@ -256,3 +100,4 @@ def _check(net: nn.Module) -> None:
             raise TypeError(f"net must be float32 to be pruned, got {tensor.dtype} in {name}")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"net must have finite weights to be pruned, got a non-finite entry in {name}")
+    check_together(net.parts())

@@ -12,7 +12,7 @@ from lib.nets.box import Box
 from lib.nets.head import Linear, MLPHead, Tanh
 from lib.nets.layers import LInfDist, LInfDistConv2d, MeanShift, Normalize
 from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP
-from lib.nets.prune import PrunedDist, ValidPixels
+from lib.nets.sealed import PrunedDist, ValidPixels
 from lib.nets.sortnet import SortLinear, SortNet
 
 CHUNK = 1000  # images at a time: bounds memory (near 200 MB in a bound pass at width 5120), not results

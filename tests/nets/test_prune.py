@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import lib
 from lib import Box, LInfDistNet, LInfDistNetMLP, certify, prune, recipes
-from lib.nets.layers import LInfDist
-from lib.nets.prune import PrunedDist
+from lib.nets.layers import LInfDist, Normalize
+from lib.nets.sealed import PrunedDist
 from lib.nets.sortnet import SortLinear
 from lib.ops.sparse import narrowed
 from lib.robustness.inputs import pixel_box
@@ -196,6 +196,12 @@ def reassign_weight_twice(net: Net) -> None:  # the second time it may well lie 
         net.layers[0].weight.data = net.layers[0].weight.data + 1
 
 
+def replace_layer(home: nn.Module, name: str) -> None:
+    torch.manual_seed(0)
+    units, features = getattr(home, name).weight.shape
+    setattr(home, name, LInfDist(features, units).eval().requires_grad_(False))
+
+
 CHANGES: dict[str, Callable[[Net], object]] = {
     "running mean": lambda net: net.layers[0].shift.running_mean.add_(1),
     "running mean by data": lambda net: net.layers[0].shift.running_mean.data.add_(1),
@@ -209,6 +215,12 @@ CHANGES: dict[str, Callable[[Net], object]] = {
     "std": lambda net: setattr(net.normalize, "std", 0.03),
     "mean": lambda net: net.normalize.mean.add_(0.2),
     "mean in another place": lambda net: setattr(net.normalize, "mean", net.normalize.mean + 0.2),
+    "normalize replaced": lambda net: setattr(net, "normalize", Normalize((0.4,), 0.1)),
+    "layer replaced": lambda net: replace_layer(net.layers, "1"),
+    "last layer replaced": lambda net: replace_layer(
+        *((net, "top") if isinstance(net, LInfDistNet) else (net.layers, "2"))
+    ),
+    "layer left out": lambda net: setattr(net, "layers", net.layers[:-1]),
     "assigned state": lambda net: net.load_state_dict({k: v + 1 for k, v in net.state_dict().items()}, assign=True),
 }
 
@@ -227,11 +239,12 @@ def test_a_changed_constant_is_refused_by_calls_bounds_certificates_and_copies(c
         lambda: pruned(x),
         lambda: pruned.bounds(pixel_box(x, 0.1)),
         lambda: certify(pruned, x, y, 0.1),
-        lambda: copy.deepcopy(pruned),
-        lambda: pickle.dumps(pruned),
-        lambda: pruned.double(),
+        lambda: prune(pruned),
+        lambda: copy.deepcopy(pruned)(x),
+        lambda: pickle.loads(pickle.dumps(pruned))(x),
+        lambda: pruned.double()(x.double()),
     ):
-        with pytest.raises(ValueError, match="must keep its weights, biases, running means, mean and std, got changed"):
+        with pytest.raises(ValueError, match="must keep its layers, weights, biases, running means, mean and std, got"):
             call()
     assert_equal(net, prune(net), x, 0.1)
 
@@ -247,16 +260,25 @@ def test_a_type_that_rounds_the_constants_is_refused_before_anything_is_rounded(
     assert_equal(net, pruned.double().float(), x, 0.1)
 
 
+def test_a_layer_of_one_pruned_net_is_refused_in_another_net() -> None:
+    net, other, x = random_net(0, 8, 3, 0, False), random_net(1, 8, 3, 0, False), random_images(0, 6)
+    y = other(x).argmax(1)
+    other.layers[1] = prune(net).layers[1]
+    for call in (lambda: other(x), lambda: other.bounds(pixel_box(x, 0.1)), lambda: certify(other, x, y, 0.1)):
+        with pytest.raises(ValueError, match="pruned net must keep its layers"):
+            call()
+
+
 def test_weights_that_were_changed_are_refused() -> None:
     net, x = random_net(0, 4, 2, 0, False), random_images(0, 2)
     pruned = prune(net)
     for again in (copy.deepcopy(pruned), pickle.loads(pickle.dumps(pruned))):
         assert torch.equal(again(x), net(x))
         again.load_state_dict(random_net(1, 4, 2, 0, False).state_dict())
-        with pytest.raises(ValueError, match="pruned net must keep its weights"):
+        with pytest.raises(ValueError, match="pruned net must keep its layers, weights"):
             again(x)
     pruned.top.weight[0, 0] += 1
-    with pytest.raises(ValueError, match="pruned net must keep its weights"):
+    with pytest.raises(ValueError, match="pruned net must keep its layers, weights"):
         pruned.bounds(Box(x, x))
 
 
