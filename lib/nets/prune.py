@@ -31,9 +31,10 @@ import torch
 from torch import nn
 
 from lib.nets.box import Box
-from lib.nets.layers import LInfDist, MeanShift, Normalize
+from lib.nets.layers import LInfDist
 from lib.nets.models import LInfDistNet, LInfDistNetMLP
-from lib.nets.sealed import PrunedDist, Sealed, ValidPixels, check_together
+from lib.nets.parts import check_neurons, check_parts
+from lib.nets.sealed import PrunedDist, Sealed, ValidPixels
 
 Prunable = TypeVar("Prunable", LInfDistNet, LInfDistNetMLP)
 
@@ -51,10 +52,10 @@ def prune(net: Prunable) -> Prunable:
         net: a net of dense distance layers in evaluation mode and float32.
 
     Raises:
-        ValueError: a convolutional net or other layers, training mode, weights that are not finite. The pruned net in
+        ValueError: another kind of net, hooks, training mode, weights that are not finite. The pruned net in
             turn refuses finite p, training mode, images or boxes that leave [0, 1], types smaller than float32, and
             layers, weights, biases, running means or a normalisation changed since.
-        TypeError: weights that are not float32.
+        TypeError: other layers, replaced methods, weights that are not float32.
     """
     _check(net)
     pruned: Prunable = copy.deepcopy(net).cpu().requires_grad_(False)
@@ -83,16 +84,11 @@ def _boxes(net: LInfDistNet | LInfDistNetMLP, layers: list[LInfDist]) -> list[Bo
     return boxes
 
 
-def _check(net: nn.Module) -> None:
+def _check(net: Prunable) -> None:
     if not isinstance(net, LInfDistNet | LInfDistNetMLP):
         raise ValueError(f"net must be an LInfDistNet or an LInfDistNetMLP to be pruned, got {type(net).__name__}")
-    shifts = [child for layer in net.stack() for child in layer.children()]
-    for part in (net.normalize, *net.stack(), *shifts):
-        if type(part) not in (Normalize, ValidPixels, LInfDist, PrunedDist, MeanShift):
-            raise ValueError(
-                "net must be made of l_inf-dist neurons, mean shifts and a normalisation to be pruned, "
-                f"got a {type(part).__name__}"
-            )
+    check_parts(net, "pruned")
+    check_neurons(net.stack())
     if net.training:
         raise ValueError("net must be in evaluation mode to be pruned, got training mode (call net.eval())")
     for name, tensor in net.state_dict().items():
@@ -100,4 +96,3 @@ def _check(net: nn.Module) -> None:
             raise TypeError(f"net must be float32 to be pruned, got {tensor.dtype} in {name}")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"net must have finite weights to be pruned, got a non-finite entry in {name}")
-    check_together(net.parts())

@@ -14,8 +14,9 @@ from torch import Tensor
 from lib.nets.base import CompositeNet, PlainNet
 from lib.nets.box import Box
 from lib.nets.models import Net
+from lib.nets.parts import check_parts
 from lib.recipes import parse_eps
-from lib.robustness.inputs import CHUNK, check_batch, check_parts, evaluation_mode, pixel_box
+from lib.robustness.inputs import CHUNK, check_batch, evaluation_mode, pixel_box
 
 Method = Literal["margin", "interval"]
 
@@ -59,7 +60,7 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
         method: "margin" or "interval". Strict: a tie is not certified.
 
     Raises:
-        ValueError, TypeError: what `check_batch` refuses, a net with other parts than this library's or with hooks, eps
+        ValueError, TypeError: what `check_batch` refuses, a net that `check_parts` refuses, eps
             outside (0, 1), an unknown method, reduced precision (half-precision images or weights, TF32, autocast).
     """
     radius, by_intervals = parse_eps(eps), _by_intervals(method)
@@ -117,7 +118,7 @@ def _by_intervals(method: str) -> bool:
 
 def _check(net: Net, x: Tensor, y: Tensor) -> None:
     check_batch(net, x, y)
-    check_parts(net)
+    check_parts(net, "certified")
     _check_precision(net, x)
 
 

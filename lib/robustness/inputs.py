@@ -9,11 +9,6 @@ from torch import Tensor, nn
 
 from lib.nets.base import DistanceNet
 from lib.nets.box import Box
-from lib.nets.head import Linear, MLPHead, Tanh
-from lib.nets.layers import LInfDist, LInfDistConv2d, MeanShift, Normalize
-from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP
-from lib.nets.sealed import PrunedDist, ValidPixels
-from lib.nets.sortnet import SortLinear, SortNet
 
 CHUNK = 1000  # images at a time: bounds memory (near 200 MB in a bound pass at width 5120), not results
 SMALLEST_STD = 2.0**-100  # below it the float32 nearest to a std may be far from it
@@ -45,30 +40,6 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
     _check_values(net, x, y)
 
 
-def check_parts(net: nn.Module) -> None:
-    """Refuse a net whose values, as executed, are not those that the proofs speak of.
-
-    Raises:
-        TypeError: a module that is not one of this library's, subclasses and replaced methods included.
-        ValueError: a module with a forward hook; coefficients of a SortNet layer that are negative or of a sum above 1.
-    """
-    for name, module in net.named_modules():
-        place = f"{type(module).__name__} {name}".strip()
-        if type(module) not in _PROVED or any(hasattr(type(module), attribute) for attribute in vars(module)):
-            raise TypeError(f"net must be made of this library's layers alone to be certified, got {place}")
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise ValueError(f"net must have no forward hooks to be certified, got some on {place}")
-        if isinstance(module, SortLinear):
-            _check_coefficients(module.coefficients, place)
-
-
-def _check_coefficients(c: Tensor, place: str) -> None:
-    # a trip through half precision rounds them, and what sums to more than 1 is not 1-Lipschitz
-    total = c.double().sum().item()
-    if not ((c >= 0).all() and total <= 1 + 2.0**-50):
-        raise ValueError(f"net must have coefficients of at least 0 and a sum of at most 1, got {total} on {place}")
-
-
 def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:
     for name, values in {**net.state_dict(), "normalize.mean": net.normalize.mean}.items():
         if not torch.isfinite(values).all():
@@ -85,11 +56,6 @@ def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:
     first, last = (int(end) for end in y.long().aminmax())  # of unsigned integers torch knows no minimum
     if first < 0 or last >= net.num_classes:
         raise ValueError(f"y must lie in 0..{net.num_classes - 1}, got labels from {first} to {last}")
-
-
-# what a certified net may consist of: the bounds of each are proved
-_PROVED = {LInfDistNet, SortNet, LInfDistNetMLP, ConvLInfDistNetMLP, MLPHead, Linear, Tanh, nn.ModuleList}
-_PROVED |= {LInfDist, LInfDistConv2d, SortLinear, PrunedDist, MeanShift, Normalize, ValidPixels}
 
 
 @contextmanager

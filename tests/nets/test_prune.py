@@ -285,10 +285,28 @@ def test_weights_that_were_changed_are_refused() -> None:
 def test_layers_of_other_neurons_are_refused() -> None:
     net = random_net(0, 4, 2, 0, False)
     net.layers[0] = SortLinear(*net.layers[0].weight.shape[::-1], keep_prob=0.5)
-    with pytest.raises(ValueError, match=r"made of l_inf-dist neurons, .* to be pruned, got a SortLinear"):
+    with pytest.raises(TypeError, match=r"l_inf-dist neurons and mean shifts alone, got a SortLinear"):
         prune(net.eval())
-    with pytest.raises(ValueError, match="to be pruned, got a BatchNorm"):
+    with pytest.raises(TypeError, match=r"layers alone to be pruned, got BatchNorm layers\.0\.shift"):
         prune(with_batch_norm(LInfDistNet((1, 3, 5), 4, width=4, depth=2)).eval())
+
+
+def negated(layer: nn.Module) -> Callable[..., Tensor]:
+    whole = type(layer).forward
+    return lambda *arguments: -whole(layer, *arguments)
+
+
+@pytest.mark.parametrize("part", ["", "normalize", "layers.0", "layers.0.shift", "top"])
+def test_what_a_copy_would_lose_is_refused(part: str) -> None:
+    net = random_net(0, 4, 2, 0, False)
+    module = net.get_submodule(part)
+    handle = module.register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(ValueError, match=f"no forward hooks to be pruned, got some on {type(module).__name__} ?{part}"):
+        prune(net)
+    handle.remove()
+    module.forward = negated(module)
+    with pytest.raises(TypeError, match=f"to be pruned, got another forward on {type(module).__name__} ?{part}"):
+        prune(net)
 
 
 def test_every_logit_and_bound_of_the_mnist_test_set_is_equal(linf_data: Callable[[str], Path]) -> None:

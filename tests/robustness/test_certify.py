@@ -373,16 +373,22 @@ class TestRefusals:
             certified_radius(scaled, x, y)
         replaced = LInfDistNet(SHAPE, 3, width=4, depth=2)
         replaced.top.forward = lambda x, p=math.inf: -x[:, :3]  # type: ignore[method-assign]
-        with pytest.raises(TypeError, match="got LInfDist top"):
+        with pytest.raises(
+            TypeError, match="methods of its classes to be certified, got another forward on LInfDist top"
+        ):
             certify(replaced, x, y, 0.1)
+        compiled = LInfDistNet(SHAPE, 3, width=4, depth=2)
+        compiled.compile()
+        with pytest.raises(TypeError, match="got another _compiled_call_impl on LInfDistNet"):
+            certify(compiled, x, y, 0.1)
         for name, value in (("activations", lambda x: [x, x]), ("lead", lambda box, y: y + 1), ("std", 1e9)):
             net = LInfDistNet(SHAPE, 3, width=4, depth=2)
             vars(net)[name] = value
-            with pytest.raises(TypeError, match="got LInfDistNet"):
+            with pytest.raises(TypeError, match=f"got another {name} on LInfDistNet"):
                 certify(net, x, y, 0.1)
         precise = LInfDistNet(SHAPE, 3, width=4, depth=2)
-        precise.top.roundings = 0
-        with pytest.raises(TypeError, match="got LInfDist top"):
+        vars(precise.top)["roundings"] = 0
+        with pytest.raises(TypeError, match="got another roundings on LInfDist top"):
             certify(precise, x, y, 0.1)
         hooked = LInfDistNet(SHAPE, 3, width=4, depth=2)
         hooked.register_forward_hook(lambda net, inputs, logits: -logits)
@@ -423,7 +429,7 @@ class TestRefusals:
         arguments = net, torch.rand(1, *SHAPE), torch.tensor([0]), 0.1
         certify(*arguments)
         net.to(dtype).float()
-        with pytest.raises(ValueError, match=r"sum of at most 1, got 1\.0.* on SortLinear layers\.1"):
+        with pytest.raises(ValueError, match=r"sum of at most 1 to be certified, got 1\.0.* on SortLinear layers\.1"):
             certify(*arguments)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
