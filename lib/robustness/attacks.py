@@ -38,7 +38,7 @@ def robust_correct(
 def adversarial_images(
     net: Net, x: Tensor, y: Tensor, eps: float | str, steps: int = 20, attack: Attack = "pgd", seed: int = 0
 ) -> Tensor:
-    """The images [B, C, H, W] that an attack makes of x: within eps of it, in [0, 1], meant to be misclassified.
+    """The images [B, C, H, W] that an attack makes of x: within eps to the bit, in [0, 1], meant to be misclassified.
 
     "pgd" (Section 7 and the released code): start at x + clip(N(0, (eps/4)^2), -eps/2, eps/2), then `steps` times
         x <- x + (eps/4) sign(grad CE(logits, y)), each start and step cut to the eps-box and to valid pixels. p = inf
@@ -89,12 +89,14 @@ def _check_integer(name: str, value: object, *, at_least: int) -> None:
 
 
 def _box(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Valid images within eps, rounded to nearest: inside the box of a certificate, which is rounded outward."""
-    return (x.double() - eps).to(x.dtype).clamp(min=0), (x.double() + eps).to(x.dtype).clamp(max=1)
+    """Valid images within eps, rounded inward: no image of the box is further from x than eps, not by a rounding."""
+    lower, upper = ((x.double() + step).to(x.dtype) for step in (-eps, eps))
+    lower, upper = (torch.where((end - x.double()).abs() > eps, end.nextafter(x), end) for end in (lower, upper))
+    return lower.clamp(min=0), upper.clamp(max=1)
 
 
 class PaperPGD(LinfProjectedGradientDescentAttack):
-    """Foolbox's l_inf PGD with the paper's step, the start x + noise, and a projection that rounds to nearest."""
+    """Foolbox's l_inf PGD with the paper's step, the start x + noise, and a projection that rounds inward."""
 
     def __init__(self, steps: int, noise: Tensor) -> None:
         super().__init__(rel_stepsize=0.25, steps=steps)

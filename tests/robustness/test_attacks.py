@@ -12,7 +12,7 @@ from lib.nets.models import LInfDistNet, LInfDistNetMLP, Net
 from lib.nets.sortnet import SortNet
 from lib.robustness import attacks
 from lib.robustness.attacks import adversarial_images, robust_correct
-from lib.robustness.certify import certify
+from lib.robustness.certify import Method, certify
 from lib.robustness.inputs import evaluation_mode, pixel_box
 
 SHAPE = (1, 4, 4)
@@ -78,6 +78,28 @@ class TestEveryAttack:
         images = adversarial_images(net, *sample, eps, attack=attack)
         assert (images >= lower).all() and (images <= upper).all()
         assert not torch.equal(images, sample[0])
+
+    @pytest.mark.parametrize("attack", ATTACKS)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize("eps", [1e-8, 0.003, 8 / 255, 0.3])
+    def test_leaves_neither_the_ball_nor_the_valid_pixels_by_a_rounding(
+        self, attack: str, dtype: torch.dtype, eps: float
+    ) -> None:
+        torch.manual_seed(0)
+        net = LInfDistNet(SHAPE, 3, width=8, depth=2).eval().to(dtype)
+        x, y = (1.4 * torch.rand(60, *SHAPE, dtype=dtype) - 0.2).clamp(0, 1), torch.arange(60) % 3
+        images = adversarial_images(net, x, y, eps, 6, attack)
+        assert ((images.double() - x.double()).abs() <= eps).all()
+        assert (images >= 0).all() and (images <= 1).all()
+
+    @pytest.mark.parametrize("attack", ATTACKS)
+    @pytest.mark.parametrize("method", ["margin", "interval"])
+    def test_does_not_break_what_is_certified_to_the_last_float(self, attack: str, method: Method) -> None:
+        eps, x, y = 0.003, torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
+        net = LInfDistNet((1, 1, 1), 2, width=1, depth=1, mean=0.5).eval().requires_grad_(False)
+        net.top.weight.copy_(torch.tensor([[0.0], [2 * (eps + 1.7e-8)]]))  # 0.5 + eps in float32 is 2.1e-8 further
+        assert certify(net, x, y, eps, method).certified.item()
+        assert all(robust_correct(net, x, y, eps, 9, attack, seed).item() for seed in range(5))
 
     @pytest.mark.parametrize("attack", ATTACKS)
     def test_never_breaks_a_certified_image(self, net: Net, sample: tuple[Tensor, Tensor], attack: str) -> None:
