@@ -52,7 +52,7 @@ class SortLinear(LInfDist):
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         self.keep_prob = keep_prob
-        self.register_buffer("coefficients", _coefficients(keep_prob, min(top_k, in_features)), persistent=False)
+        self.register_buffer("coefficients", coefficients(keep_prob, min(top_k, in_features)), persistent=False)
 
     @property
     def roundings(self) -> int:  # type: ignore[override]
@@ -86,7 +86,7 @@ class SortLinear(LInfDist):
         return torch.cat(groups)
 
 
-def _coefficients(q: float, count: int) -> Tensor:
+def coefficients(q: float, count: int) -> Tensor:
     """c [count] in float32, every one rounded down, so that their sum is at most 1 in real arithmetic, to 2^-52."""
     # Over their own sum, which is (1 - (1 - q)^count) / q: that difference would cancel for a small q.
     powers = torch.tensor([(1 - q) ** k for k in range(count)], dtype=torch.float64)

@@ -1,27 +1,37 @@
 """Nets on disk: safetensors with the architecture in the header; nothing is unpickled."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net
-from lib.nets.sortnet import SortNet
+from lib.nets.layers import LInfDist, Normalize
+from lib.nets.models import Net
+from lib.nets.parts import NETS, check_parts
+from lib.nets.sealed import PrunedDist, ValidPixels
+from lib.nets.sortnet import SortLinear, coefficients
 
-_CLASSES = {cls.__name__: cls for cls in (LInfDistNet, SortNet, LInfDistNetMLP, ConvLInfDistNetMLP)}
+_CLASSES: dict[str, Callable[..., Net]] = {cls.__name__: cls for cls in NETS}
 
 
 def save(net: Net, path: str | Path) -> None:
     """Write weights, running means and architecture (normalisation included) to one file, atomically.
 
-    Raises ValueError where net is none of this library's nets, or has another normalisation than it was built with;
-    TypeError where it is not float32, which `load` gives.
+    Raises:
+        ValueError: a net that `load` would not give back: none of this library's nets, hooks, parts or a normalisation
+            that it was not built with, weights that are not finite, or one tensor in two places.
+        TypeError: other layers than this library's, replaced methods, weights that are not float32.
+        FileNotFoundError: a path into a folder that is not there.
     """
-    _check(net)
     path = Path(path)
+    _check(net)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path must lie in a folder that is there, got {path}")
     header = {"architecture": json.dumps({"class": type(net).__name__, "arguments": net.config})}
     partial = path.with_name(path.name + ".partial")
     try:
@@ -32,10 +42,10 @@ def save(net: Net, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Net:
-    """The net that `save` wrote, on the CPU, in evaluation mode.
+    """The net that `save` wrote, on the CPU, in evaluation mode; torch's generator stays where it is.
 
     Raises FileNotFoundError where there is no such file; ValueError where it is truncated, not of this library, or
-    its tensors do not fit the architecture in its header or are not finite.
+    its tensors do not fit the architecture in its header, are not float32 or not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -48,18 +58,18 @@ def load(path: str | Path) -> Net:
         raise ValueError(f"{path} must be a whole safetensors file, got one that does not read: {error}") from error
     architecture = header.get("architecture")
     with torch.device("meta"):  # where a header that asks for too much costs nothing
-        _check_tensors(_from_header(architecture, path), tensors, path)
-    net = _from_header(architecture, path)
+        _check_tensors(_from_header(architecture, tensors, path), tensors, path)
+    with torch.random.fork_rng(devices=[]):  # the initial draw is thrown away
+        net = _from_header(architecture, tensors, path)
     net.load_state_dict(tensors)
     return net.eval()
 
 
 def _check(net: Net) -> None:
-    if type(net) not in _CLASSES.values():
+    if type(net) not in NETS:
         raise ValueError(f"net must be one of {', '.join(_CLASSES)}, got {type(net).__name__}")
-    for name, tensor in net.state_dict().items():
-        if tensor.dtype is not torch.float32:
-            raise TypeError(f"net must be float32 to be saved, got {tensor.dtype} in {name}")
+    check_parts(net, "saved")
+    _check_state(net.state_dict())
     mean, std = net.normalize.mean.flatten().cpu(), net.std
     built = torch.tensor(net.config["mean"], dtype=torch.float32), net.config["std"]
     if not torch.equal(mean, built[0]) or std != built[1]:  # the file holds what it was built with
@@ -67,19 +77,75 @@ def _check(net: Net) -> None:
             f"net must have the mean and std it was built with to be saved, {built[0].tolist()} and {built[1]}, "
             f"got {mean.tolist()} and {std}"
         )
+    with torch.device("meta"):
+        twin = _CLASSES[type(net).__name__](**net.config)
+    _check_twin(net, twin)
 
 
-def _from_header(text: str | None, path: Path) -> Net:
+def _check_state(state: dict[str, Tensor]) -> None:
+    places: dict[int, str] = {}
+    for name, tensor in state.items():
+        if tensor.dtype is not torch.float32:
+            raise TypeError(f"net must be float32 to be saved, got {tensor.dtype} in {name}")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"net must have finite weights to be saved, got a non-finite entry in {name}")
+        other = places.setdefault(tensor.data_ptr(), name)
+        if other != name:
+            raise ValueError(
+                f"net must have a tensor of its own in every place to be saved, got one in {other}, {name}"
+            )
+
+
+def _check_twin(net: Net, twin: Net) -> None:
+    """Refuse a net whose parts are not those of the net that its arguments build."""
+    found, wanted = (dict(each.named_modules()) for each in (net, twin))
+    for place in wanted | found:
+        ours, theirs = _looks(found.get(place)), _looks(wanted.get(place))
+        if ours != theirs:
+            trait = next(trait for trait in theirs | ours if ours.get(trait) != theirs.get(trait))
+            raise ValueError(
+                f"net must be what it was built as to be saved, got {trait} {ours.get(trait)} "
+                f"in {place or type(net).__name__}, expected {theirs.get(trait)}"
+            )
+    for place, part in found.items():
+        if isinstance(part, SortLinear):
+            c = part.coefficients.cpu()
+            if not torch.equal(c, coefficients(part.keep_prob, len(c))):
+                raise ValueError(f"net must have the coefficients it was built with to be saved, got others in {place}")
+
+
+def _looks(module: nn.Module | None) -> dict[str, Any]:
+    """What the arguments of a net decide of a part: its class, its numbers and the shapes of its tensors."""
+    if module is None:
+        return {}
+    whole: dict[type, type] = {PrunedDist: LInfDist, ValidPixels: Normalize}
+    kind = whole.get(type(module), type(module)).__name__
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    numbers = {name: value for name, value in own.items() if type(value) in (int, float, tuple)}
+    tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    return {"class": kind, **numbers, **{name: list(tensor.shape) for name, tensor in tensors}}
+
+
+def _from_header(text: str | None, tensors: dict[str, Tensor], path: Path) -> Net:
     try:
         architecture: dict[str, Any] = json.loads(text or "")
+        _check_sizes(architecture["arguments"], tensors)
         return _CLASSES[architecture["class"]](**architecture["arguments"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:  # the last of sizes beyond 2^63
         raise ValueError(
-            f"{path} must hold the architecture of one of {', '.join(_CLASSES)} in its header, got {text!r}"
+            f"{path} must hold the architecture of one of {', '.join(_CLASSES)} in its header, got {text!r} ({error})"
         ) from error
 
 
-def _check_tensors(net: Net, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def _check_sizes(arguments: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Refuse more layers or units than the file can hold, before their modules are made."""
+    entries = sum(tensor.numel() for tensor in tensors.values())
+    for name, most in (("depth", len(tensors)), ("width", entries), ("hidden", entries), ("num_classes", entries)):
+        if name in arguments and arguments[name] > most:
+            raise ValueError(f"{name} must be at most {most} for these tensors, got {arguments[name]}")
+
+
+def _check_tensors(net: Net, tensors: dict[str, Tensor], path: Path) -> None:
     wanted, found = ({name: list(t.shape) for name, t in held.items()} for held in (net.state_dict(), tensors))
     if wanted != found:
         name = next(name for name in (wanted | found) if wanted.get(name) != found.get(name))
@@ -88,5 +154,7 @@ def _check_tensors(net: Net, tensors: dict[str, torch.Tensor], path: Path) -> No
             f"expected {wanted.get(name)}"
         )
     for name, tensor in tensors.items():
+        if tensor.dtype is not torch.float32:
+            raise ValueError(f"{path} must hold float32 tensors, got {tensor.dtype} in {name}")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{path} must hold finite tensors, got a non-finite entry in {name}")

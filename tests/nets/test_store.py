@@ -1,15 +1,21 @@
 """Saved nets come back whole, and nothing else comes back at all."""
 
+import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
+from lib.nets.layers import LInfDist, LInfDistConv2d
 from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net
-from lib.nets.sortnet import SortNet
+from lib.nets.sortnet import SortLinear, SortNet
 from lib.nets.store import load, save
+from lib.theory.addernet import with_batch_norm
 
 NETS: list[Net] = [
     LInfDistNet((1, 4, 4), 3, width=8, depth=3, mean=0.1307, std=0.3081, identity=0.0),
@@ -54,23 +60,62 @@ def test_a_foreign_file_is_refused(header: dict | None, tmp_path: Path) -> None:
         load(tmp_path / "net.safetensors")
 
 
-@pytest.mark.parametrize("width", [9, 10**9])  # the latter would not fit into any memory
-def test_tensors_that_do_not_fit_are_refused(width: int, tmp_path: Path) -> None:
-    path = tmp_path / "net.safetensors"
+def forge(path: Path, net: Net, tensors: dict[str, torch.Tensor] | None = None, **arguments: object) -> None:
+    """A file with some arguments in its header, and its tensors, changed."""
+    header = {"class": type(net).__name__, "arguments": net.config | arguments}
+    save_file(net.state_dict() if tensors is None else tensors, path, metadata={"architecture": json.dumps(header)})
+
+
+def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    forge(tmp_path / "net", LInfDistNet((1, 4, 4), 3, width=8, depth=2), width=9)
+    with pytest.raises(ValueError, match=r"must hold the tensors .* in its header, got .* of shape \[8.*expected \[9"):
+        load(tmp_path / "net")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"width": 10**9}, r"width must be at most 163 for these tensors, got 1000000000\)"),
+        ({"depth": 20_000}, r"depth must be at most 4 for these tensors, got 20000\)"),
+        ({"input_shape": [1, 10**12, 10**12]}, ""),
+        ({"width": True}, ""),
+        ({"width": "8"}, ""),
+        ({"std": 10**400}, ""),
+    ],
+)
+def test_a_header_that_asks_for_the_impossible_is_refused_at_once(
+    arguments: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    forge(tmp_path / "net", LInfDistNet((1, 4, 4), 3, width=8, depth=2), **arguments)
+    before = time.perf_counter()
+    with pytest.raises(ValueError, match=f"must hold the architecture of one of .* in its header, got .*{reason}"):
+        load(tmp_path / "net")
+    assert time.perf_counter() - before < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int8])
+def test_tensors_of_another_type_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
     net = LInfDistNet((1, 4, 4), 3, width=8, depth=2)
-    net.config["width"] = width
-    save(net, path)
-    sentence = rf"must hold the tensors of the net in its header, got .* of shape \[8.*expected \[{width}"
-    with pytest.raises(ValueError, match=sentence):
-        load(path)
+    forge(tmp_path / "net", net, {name: tensor.to(dtype) for name, tensor in net.state_dict().items()})
+    with pytest.raises(ValueError, match=f"must hold float32 tensors, got {dtype} in layers.0.shift.running_mean"):
+        load(tmp_path / "net")
 
 
-def test_non_finite_weights_are_refused(tmp_path: Path) -> None:
+def test_non_finite_weights_are_refused_by_both(tmp_path: Path) -> None:
     net = LInfDistNet((1, 4, 4), 3, width=8, depth=2)
     net.top.bias.data[1] = float("nan")
-    save(net, tmp_path / "net.safetensors")
-    with pytest.raises(ValueError, match=r"non-finite entry in top\.bias"):
-        load(tmp_path / "net.safetensors")
+    forge(tmp_path / "net", net)
+    with pytest.raises(ValueError, match=r"must hold finite tensors, got a non-finite entry in top\.bias"):
+        load(tmp_path / "net")
+    with pytest.raises(ValueError, match=r"finite weights to be saved, got a non-finite entry in top\.bias"):
+        save(net, tmp_path / "net")
+
+
+def test_loading_leaves_the_generator_where_it_is(tmp_path: Path) -> None:
+    save(NETS[0], tmp_path / "net")
+    state = torch.get_rng_state()
+    load(tmp_path / "net")
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_failed_save_leaves_the_old_file_and_no_partial_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +131,90 @@ def test_a_failed_save_leaves_the_old_file_and_no_partial_one(tmp_path: Path, mo
         save(NETS[1], path)
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def plain() -> LInfDistNet:
+    return LInfDistNet((1, 4, 4), 3, width=12, depth=3)
+
+
+def sorting(q: float = 0.7) -> SortNet:
+    return SortNet((1, 4, 4), 3, width=12, depth=3, keep_prob=q)
+
+
+def convolving() -> ConvLInfDistNetMLP:
+    return ConvLInfDistNetMLP((1, 4, 4), 3, width=2, hidden=5)
+
+
+def place(net: Net, layer: nn.Module, at: int = 1) -> Net:
+    net.layers[at] = layer
+    return net
+
+
+def tied(net: Net) -> Net:
+    net.layers[2].weight = net.layers[1].weight
+    return net
+
+
+OTHERS: dict[str, tuple[Callable[[], Net], str]] = {
+    "other probability": (
+        lambda: place(sorting(), SortLinear(12, 12, keep_prob=0.3)),
+        "to be saved, got keep_prob 0.3 in layers.1, expected 0.7",
+    ),
+    "fewer places": (
+        lambda: place(sorting(), SortLinear(12, 12, keep_prob=0.7, top_k=3)),
+        r"to be saved, got coefficients \[3\] in layers.1, expected \[10\]",
+    ),
+    "rounded coefficients": (
+        lambda: sorting(0.6).half().float(),
+        "the coefficients it was built with to be saved, got",
+    ),
+    "other neurons": (
+        lambda: place(plain(), SortLinear(12, 12, keep_prob=0.3)),
+        "to be saved, got class SortLinear in layers.1, expected LInfDist",
+    ),
+    "wider layer": (
+        lambda: place(plain(), LInfDist(12, 13)),
+        r"to be saved, got weight \[13, 12\] in layers.1, expected \[12, 12\]",
+    ),
+    "one layer more": (
+        lambda: place(plain(), nn.ModuleList([LInfDist(12, 12)])),
+        "to be saved, got class ModuleList in layers.1, expected LInfDist",
+    ),
+    "other stride": (
+        lambda: place(convolving(), LInfDistConv2d(2, 4, 3, stride=1, padding=1), 2),
+        "to be saved, got stride 1 in layers.2, expected 2",
+    ),
+    "tied weights": (
+        lambda: tied(LInfDistNet((1, 4, 4), 3, width=12, depth=4)),
+        "own in every place to be saved, got one in layers.1.weight, layers.2.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_would_come_back_as_another_net_is_refused_and_leaves_the_old_file(other: str, tmp_path: Path) -> None:
+    make, sentence = OTHERS[other]
+    path = tmp_path / "net"
+    save(NETS[0], path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=sentence):
+        save(make(), path)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_layers_of_other_libraries_and_hooks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"layers alone to be saved, got BatchNorm layers\.0\.shift"):
+        save(with_batch_norm(plain()), tmp_path / "net")
+    net = plain()
+    net.top.register_forward_hook(lambda module, inputs, output: -output)
+    with pytest.raises(ValueError, match="no forward hooks to be saved, got some on LInfDist top"):
+        save(net, tmp_path / "net")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"path must lie in a folder that is there, got .*none/net"):
+        save(plain(), tmp_path / "none" / "net")
 
 
 def test_a_net_of_other_precision_is_refused(tmp_path: Path) -> None:
