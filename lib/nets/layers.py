@@ -88,9 +88,6 @@ def _mean_over_ranks(total: Tensor, samples: int) -> Tensor:
 class LInfDist(nn.Module):
     """A layer of distance neurons, y_k = ||x - w_k||_p + b_k, then the mean shift (Eq. 2, 3).
 
-    Attributes:
-        roundings: float32 roundings between an input and its output: one difference, and one of bias or mean shift.
-
     Args:
         in_features, out_features: widths d_in and d_out.
         bias: add b, which starts at 0 (the last layer of a net).
@@ -98,8 +95,6 @@ class LInfDist(nn.Module):
         identity: weights start as N(0, 1); where d_in <= d_out, entry (k, k mod d_in) then becomes -identity, so that
             each unit first copies an input: |x_k + 10| is the largest distance by far (Section 5.3). 0 leaves the draw.
     """
-
-    roundings = 2
 
     def __init__(
         self,
@@ -118,6 +113,11 @@ class LInfDist(nn.Module):
             unit = torch.arange(out_features)
             with torch.no_grad():
                 self.weight[unit, unit % in_features] = -identity
+
+    @property
+    def roundings(self) -> int:
+        """Float32 roundings between an input and its output: one difference, one of a bias, one of a mean shift."""
+        return 1 + (self.bias is not None) + (self.shift is not None)
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, ...] of d_in features in all -> [B, d_out]; ValueError where the features do not match."""
@@ -150,8 +150,6 @@ class LInfDistConv2d(nn.Module):
             where in_channels <= out_channels.
     """
 
-    roundings = 2
-
     def __init__(
         self,
         in_channels: int,
@@ -173,6 +171,11 @@ class LInfDistConv2d(nn.Module):
             unit, tap = torch.arange(out_channels), kernel_size // 2
             with torch.no_grad():
                 self.weight[unit, unit % in_channels, tap, tap] = -identity
+
+    @property
+    def roundings(self) -> int:
+        """Float32 roundings between an input and its output: one difference, one of a bias, one of a mean shift."""
+        return 1 + (self.bias is not None) + (self.shift is not None)
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, C_in, H, W] -> [B, C_out, H', W']; ValueError where the channels do not match."""

@@ -55,9 +55,9 @@ class SortLinear(LInfDist):
         self.register_buffer("coefficients", coefficients(keep_prob, min(top_k, in_features)), persistent=False)
 
     @property
-    def roundings(self) -> int:  # type: ignore[override]
-        """One of a difference, K of products and K - 1 of sums at most, one of bias or mean shift, one to spare."""
-        return 2 * len(self.coefficients) + 2
+    def roundings(self) -> int:
+        """Those of `LInfDist`, K of products and K - 1 of sums at most, one to spare."""
+        return super().roundings + 2 * len(self.coefficients)
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, ...] of d_in features in all -> [B, d_out]; ValueError where the features do not match."""

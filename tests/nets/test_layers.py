@@ -138,6 +138,25 @@ def test_offset_is_what_bias_and_shift_can_add() -> None:
     assert LInfDist(3, 2, mean_shift=False).offset() == 0
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("mean_shift", [False, True])
+@pytest.mark.parametrize("kind", ["dense", "convolution"])
+def test_no_rounding_of_a_layer_exceeds_what_it_declares(kind: str, bias: bool, mean_shift: bool) -> None:
+    options = {"bias": bias, "mean_shift": mean_shift, "identity": 0.0}
+    layer = LInfDist(1, 400, **options) if kind == "dense" else LInfDistConv2d(1, 400, 1, **options)
+    layer.eval().requires_grad_(False)
+    layer.weight.fill_(-(2.0**23))  # a difference, a bias and a shift are then rounded to whole numbers
+    for constant in (layer.bias, layer.shift and layer.shift.running_mean):
+        if constant is not None:
+            constant.copy_(4 * torch.rand(400))
+    x = torch.rand(2000, 1) if kind == "dense" else torch.rand(2000, 1, 1, 1)
+    executed, exact = layer(x).double(), layer.double()(x.double())
+    unit = 2**-24 * (executed.abs().max() + layer.offset())
+    error = (executed - exact).abs().max() / unit
+    assert layer.roundings == 1 + bias + mean_shift
+    assert layer.roundings - 1 < error <= layer.roundings
+
+
 def test_normalisation_keeps_an_linf_ball() -> None:
     normalize = Normalize((0.5, 0.25), 0.5)
     x = torch.rand(3, 2, 4, 4)
