@@ -89,7 +89,7 @@ def _check(net: Prunable) -> None:
         raise ValueError(f"net must be an LInfDistNet or an LInfDistNetMLP to be pruned, got {type(net).__name__}")
     check_parts(net, "pruned")
     check_neurons(net.stack())
-    if net.training:
+    if any(module.training for module in net.modules()):
         raise ValueError("net must be in evaluation mode to be pruned, got training mode (call net.eval())")
     for name, tensor in net.state_dict().items():
         if tensor.dtype is not torch.float32:

@@ -93,7 +93,7 @@ class PrunedDist(Sealed, LInfDist):
         """x [B, ...] of d_in features in all -> [B, d_out]; ValueError for finite p and in training mode."""
         if p != math.inf:
             raise ValueError(f"a pruned net is the net at p = inf, got p = {p}: use the net it was made from")
-        if self.training:
+        if any(module.training for module in self.modules()):
             raise ValueError("a pruned net must be in evaluation mode, got training mode (call net.eval())")
         self.check_constants()
         if not self._fits(x):

@@ -56,7 +56,7 @@ def with_batch_norm(net: LInfDistNet) -> LInfDistNet:
     """The same net, a fresh `BatchNorm` put in place of each mean shift: Fact 3.4 no longer holds for it."""
     for layer in net.layers:
         if isinstance(layer, LInfDist):
-            layer.shift = BatchNorm(layer.weight.shape[0])
+            layer.shift = BatchNorm(layer.weight.shape[0]).to(layer.weight).train(layer.training)
     return net
 
 

@@ -89,10 +89,11 @@ class TestEveryNet:
         box = Box(torch.zeros(1, *SHAPE), torch.ones(1, *SHAPE))
         with pytest.raises(ValueError, match="lower <= upper"):
             net.bounds(Box(box.upper, box.lower))
-        net.train()
-        with pytest.raises(ValueError, match="evaluation mode"):
-            net.bounds(box)
-        net.eval()
+        for part in (net, net.layers[0].shift):
+            part.train()
+            with pytest.raises(ValueError, match="evaluation mode"):
+                net.bounds(box)
+            net.eval()
 
 
 def test_a_net_is_plain_or_composite() -> None:

@@ -162,8 +162,11 @@ def test_an_empty_batch_is_a_batch() -> None:
 def test_what_cannot_be_pruned_is_refused() -> None:
     with pytest.raises(ValueError, match=r"LInfDistNet or an LInfDistNetMLP .* got ConvLInfDistNetMLP"):
         prune(lib.ConvLInfDistNetMLP((3, 8, 8), 10, width=2, hidden=4).eval())  # type: ignore[type-var]
-    with pytest.raises(ValueError, match=r"evaluation mode .* got training mode"):
-        prune(random_net(0, 4, 2, 0, False).train())
+    for part in ("", "layers.0.shift"):
+        net = random_net(0, 4, 2, 0, False)
+        net.get_submodule(part).train()
+        with pytest.raises(ValueError, match=r"evaluation mode .* got training mode"):
+            prune(net)
     with pytest.raises(TypeError, match=r"float32 .* got torch.float64 in layers.0.weight"):
         prune(random_net(0, 4, 2, 0, False).double())
     broken = random_net(0, 4, 2, 0, False)
@@ -183,8 +186,11 @@ def test_what_a_pruned_net_cannot_answer_is_refused() -> None:
             pruned(outside)
     with pytest.raises(ValueError, match=r"pixels in \[0, 1\], got values from -0.1"):
         pruned.bounds(Box(x - 0.1, x))
-    with pytest.raises(ValueError, match="got training mode"):
-        pruned.train()(x)
+    for part in (pruned.layers[0].shift, pruned):
+        part.train()
+        with pytest.raises(ValueError, match="got training mode"):
+            pruned(x)
+        pruned.eval()
 
 
 def replace_weight(net: Net) -> None:
@@ -215,12 +221,12 @@ CHANGES: dict[str, Callable[[Net], object]] = {
     "std": lambda net: setattr(net.normalize, "std", 0.03),
     "mean": lambda net: net.normalize.mean.add_(0.2),
     "mean in another place": lambda net: setattr(net.normalize, "mean", net.normalize.mean + 0.2),
-    "normalize replaced": lambda net: setattr(net, "normalize", Normalize((0.4,), 0.1)),
+    "normalize replaced": lambda net: setattr(net, "normalize", Normalize((0.4,), 0.1).eval()),
     "layer replaced": lambda net: replace_layer(net.layers, "1"),
     "last layer replaced": lambda net: replace_layer(
         *((net, "top") if isinstance(net, LInfDistNet) else (net.layers, "2"))
     ),
-    "layer left out": lambda net: setattr(net, "layers", net.layers[:-1]),
+    "layer left out": lambda net: setattr(net, "layers", net.layers[:-1].eval()),
     "assigned state": lambda net: net.load_state_dict({k: v + 1 for k, v in net.state_dict().items()}, assign=True),
 }
 

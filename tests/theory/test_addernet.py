@@ -75,6 +75,12 @@ class TestDistanceNetWithBatchNorm:
     def test_mean_shift_alone_has_no_stretch(self) -> None:
         assert batch_norm_bound(LInfDistNet(SHAPE, 3, width=9, depth=3)) == 1
 
+    @pytest.mark.parametrize("training", [True, False])
+    def test_takes_the_mode_the_type_and_the_device_of_its_layer(self, training: bool) -> None:
+        net = with_batch_norm(LInfDistNet(SHAPE, 3, width=9, depth=3).train(training).double().to("meta"))
+        assert all(module.training is training for module in net.modules())
+        assert {(t.dtype, t.device.type) for t in net.state_dict().values()} == {(torch.float64, "meta")}
+
     def test_every_hidden_layer_gets_its_own(self) -> None:
         net = normalised_net()
         assert all(isinstance(layer.shift, BatchNorm) for layer in net.layers if isinstance(layer, LInfDist))
