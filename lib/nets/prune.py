@@ -58,21 +58,26 @@ def prune(net: Prunable) -> Prunable:
         TypeError: other layers, replaced methods, weights that are not float32.
     """
     _check(net)
-    pruned: Prunable = copy.deepcopy(net).cpu().requires_grad_(False)
-    layers = cast(list[LInfDist], pruned.stack())
-    boxes = _boxes(pruned, layers)
+    with torch.inference_mode(False):  # whose tensors count no writes
+        return _pruned(copy.deepcopy(net).cpu().requires_grad_(False)).to(next(net.parameters()).device)
+
+
+def _pruned(net: Prunable) -> Prunable:
+    """The net with its parts replaced, in evaluation mode."""
+    layers = cast(list[LInfDist], net.stack())
+    boxes = _boxes(net, layers)
     read = torch.ones(len(layers[-1].weight), dtype=torch.bool)
     for n in reversed(range(len(layers))):
         sparse = PrunedDist(layers[n], boxes[n], read, narrow=n == 0)
         layers[n], read = sparse, sparse.kept().any(0)
-    pruned.layers = nn.ModuleList(layers[: len(pruned.layers)])
-    if isinstance(pruned, LInfDistNet):
-        pruned.top = layers[-1]
-    pruned.normalize = ValidPixels(pruned.normalize)
-    parts = pruned.parts()
+    net.layers = nn.ModuleList(layers[: len(net.layers)])
+    if isinstance(net, LInfDistNet):
+        net.top = layers[-1]
+    net.normalize = ValidPixels(net.normalize)
+    parts = net.parts()
     for part in parts:
         cast(Sealed, part).together = parts
-    return pruned.eval().to(next(net.parameters()).device)
+    return net.eval()
 
 
 def _boxes(net: LInfDistNet | LInfDistNetMLP, layers: list[LInfDist]) -> list[Box]:

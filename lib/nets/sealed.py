@@ -51,7 +51,8 @@ class Sealed(nn.Module, ABC):
         dtype = fn(torch.empty(1)).dtype
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"a pruned net must stay float32 or float64, got {dtype}: use the net it was made from")
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        with torch.inference_mode(False):  # whose tensors count no writes
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._seal = self._constants()
         return self
 
@@ -141,11 +142,13 @@ class PrunedDist(Sealed, LInfDist):
 class _Memory:
     """Weights as they are, too many to be compared: equal while they lie in the same memory and nobody wrote there.
 
-    What is written through `.data` or NumPy torch does not count; the shortlists still give the net that was pruned.
+    What is written through `.data` or NumPy torch does not count, nor anything in a copy made in inference mode; the
+    shortlists still give the net that was pruned.
     """
 
     def __init__(self, weight: Tensor) -> None:
-        self.tensor, self.writes = weight.detach(), weight._version  # the tensor keeps its memory from being reused
+        self.tensor = weight.detach()  # keeps its memory from being reused
+        self.writes = None if weight.is_inference() else weight._version
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Memory) and self.writes == other.writes and self.tensor.is_set_to(other.tensor)

@@ -59,9 +59,10 @@ def load(path: str | Path) -> Net:
     architecture = header.get("architecture")
     with torch.device("meta"):  # where a header that asks for too much costs nothing
         _check_tensors(_from_header(architecture, tensors, path), tensors, path)
-    with torch.random.fork_rng(devices=[]):  # the initial draw is thrown away
+    # the initial draw is thrown away; what is made in inference mode could not be trained
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         net = _from_header(architecture, tensors, path)
-    net.load_state_dict(tensors)
+        net.load_state_dict(tensors)
     return net.eval()
 
 

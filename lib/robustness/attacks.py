@@ -67,8 +67,9 @@ def adversarial_images(
     _check_integer("seed", seed, at_least=0)
     check_batch(net, x, y)
     generator = torch.Generator().manual_seed(seed)
-    with torch.enable_grad(), evaluation_mode(net):
-        return attacker(net, x.detach(), y.long(), radius, steps, generator)
+    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(net):
+        x, y = (v.clone() if v.is_inference() else v.detach() for v in (x, y.long()))  # such a one has no gradients
+        return attacker(net, x, y, radius, steps, generator)
 
 
 Attacker = Callable[[Net, Tensor, Tensor, float, int, torch.Generator], Tensor]

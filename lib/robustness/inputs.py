@@ -62,15 +62,18 @@ def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:
 def evaluation_mode(net: nn.Module) -> Iterator[None]:
     """The net in evaluation mode, without parameter gradients; both restored per module and parameter at the end."""
     modes = {module: module.training for module in net.modules()}
-    frozen = {parameter: parameter.requires_grad for parameter in net.parameters()}
+    # one that was made in inference mode has no gradients, and its flag could not be set back
+    trainable = [each for each in net.parameters() if each.requires_grad and not each.is_inference()]
     try:
-        net.eval().requires_grad_(False)
+        net.eval()
+        for parameter in trainable:
+            parameter.requires_grad_(False)
         yield
     finally:
         for module, training in modes.items():
             module.training = training
-        for parameter, requires_grad in frozen.items():
-            parameter.requires_grad_(requires_grad)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
 def executed_logits(net: DistanceNet, x: Tensor) -> Tensor:

@@ -155,6 +155,23 @@ def test_gradients_and_other_dtypes_are_those_of_the_whole_net() -> None:
     assert torch.equal(pruned.double()(x.double()), net.double()(x.double()))
 
 
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_inference_mode_changes_nothing(head: bool, inside: bool) -> None:
+    net, x = random_net(4, 10, 2, 0, head), random_images(4, 300)
+    with torch.inference_mode():
+        made = copy.deepcopy(net)  # of tensors that count no writes
+    with torch.inference_mode(inside):
+        for each in (net, made):
+            pruned = prune(each)
+            assert_equal(net, pruned, x, 0.1)
+            for again in (copy.deepcopy(pruned), pickle.loads(pickle.dumps(pruned)), pruned.double().float()):
+                assert_equal(net, again, x, 0.1)
+            pruned.top.weight.add_(1) if not head else pruned.layers[0].weight.add_(1)
+            with pytest.raises(ValueError, match="pruned net must keep its layers, weights"):
+                pruned(x)
+
+
 def test_an_empty_batch_is_a_batch() -> None:
     assert prune(random_net(0, 4, 2, 0, False))(torch.zeros(0, 1, 3, 5)).shape == (0, 4)
 

@@ -118,6 +118,14 @@ def test_loading_leaves_the_generator_where_it_is(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_net_loaded_in_inference_mode_can_be_trained(tmp_path: Path) -> None:
+    save(NETS[0], tmp_path / "net")
+    with torch.inference_mode():
+        net = load(tmp_path / "net")
+    net.train()(torch.rand(4, *net.input_shape), 8.0).sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
 def test_a_failed_save_leaves_the_old_file_and_no_partial_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "net.safetensors"
     save(NETS[0], path)

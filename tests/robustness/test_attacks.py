@@ -160,6 +160,9 @@ class TestEveryAttack:
         expected = robust_correct(net, *sample, EPS, 5, attack)
         with torch.no_grad():
             assert torch.equal(robust_correct(net, *sample, EPS, 5, attack), expected)
+        with torch.inference_mode():
+            images, labels = (each.clone() for each in sample)
+            assert torch.equal(robust_correct(net, images, labels, EPS, 5, attack), expected)
 
     @pytest.mark.parametrize("attack", ATTACKS)
     def test_an_empty_batch_gives_an_empty_verdict(self, net: Net, attack: str) -> None:

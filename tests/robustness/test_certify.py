@@ -1,5 +1,6 @@
 """Certificates: what each method proves, that nothing can break it, and what it refuses."""
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -136,6 +137,21 @@ class TestProofs:
         assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
         net.eval()
+
+    @pytest.mark.parametrize("inside", [False, True])
+    @pytest.mark.parametrize("method", METHODS)
+    def test_inference_mode_changes_nothing(
+        self, net: Net, sample: tuple[Tensor, Tensor], method: certificates.Method, inside: bool
+    ) -> None:
+        want, radii = certify(net, *sample, 0.02, method), certified_radius(net, *sample, method)
+        with torch.inference_mode():
+            made, images = copy.deepcopy(net), sample[0].clone()  # their flags can never be set back
+        flags = [parameter.requires_grad for parameter in made.parameters()]
+        with torch.inference_mode(inside):
+            for each in (net, made):
+                assert all(map(torch.equal, certify(each, images, sample[1], 0.02, method), want))
+                assert torch.equal(certified_radius(each, images, sample[1], method), radii)
+                assert [parameter.requires_grad for parameter in each.parameters()] == flags
 
     def test_margin_certificates_take_one_forward_pass(
         self, net: Net, sample: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
