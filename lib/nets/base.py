@@ -44,7 +44,9 @@ class DistanceNet(nn.Module, ABC):
         channels = input_shape[0]
         means = (float(mean),) * channels if isinstance(mean, int | float) else tuple(map(float, mean))
         std = float(std)
-        _check(num_classes=num_classes, **sizes)
+        _check(**sizes)
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         if not (math.isfinite(std) and std > 0):
             raise ValueError(f"std must be a positive number, got {std}")
         if len(means) != channels:

@@ -131,7 +131,7 @@ def _smooth(net: Net, x: Tensor, y: Tensor, eps: float, steps: int, generator: t
         if descent and rung == 0:
             noise = torch.rand(x.shape, generator=generator).to(x)
             images[unbroken] = torch.lerp(lower, upper, noise)[unbroken]
-        rival = rivals[:, descent % max(1, net.num_classes - 1)]
+        rival = rivals[:, descent % (net.num_classes - 1)]
         survivors = []
         for rows in unbroken.split(CHUNK):
             slope = _margin_gradient(net, images[rows], y[rows], rival[rows], LADDER[rung])

@@ -31,7 +31,8 @@ class Certificate(NamedTuple):
     """What is known of each sample, [B] each.
 
     correct: the prediction is the label. certified: proved to stay the label within eps. radius: the margin radius in
-    pixels (float64), a lower bound of the robust radius; 0 where the prediction is wrong.
+    pixels (float64), a lower bound of the robust radius; 0 where the prediction is wrong, and at most 1, since no valid
+    pixel can move further.
     """
 
     correct: Tensor
@@ -50,7 +51,7 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
         Nothing is proved where a value could exceed 2^100 within the ball, or a sum of the head 2^126.
     "interval" (Appendix B): the box of valid images within eps, pushed through every layer at p = inf; certified
         where the lower bound of logit y exceeds every other upper bound, by Eq. 21 where the last layer is linear.
-        A margin that settles an image settles its intervals too, so that no box is made for it.
+        An image that its margin certifies is certified by it: no box is made for it.
 
     Args:
         net: any net of this library; evaluation mode, p = inf and full float32 precision are enforced here.
@@ -85,7 +86,8 @@ def certified_radius(net: Net, x: Tensor, y: Tensor, method: Method = "interval"
     """The largest radius [B] (pixels, float64) that `method` proves, to within 2^-24; 0 where the net is wrong.
 
     "margin" gives the margin radius in closed form (a search over the head's box for a composite net); "interval"
-    bisects, and returns a radius at which the certificate was computed and held. Raises as `certify` does.
+    bisects, and returns a radius at which the certificate was computed and held, or the margin radius where that is
+    larger. At most 1, since no valid pixel can move further. Raises as `certify` does.
     """
     by_intervals = _by_intervals(method)
     _check(net, x, y)
@@ -159,9 +161,10 @@ def _certify_by_margin(net: Net, x: Tensor, y: Tensor, eps: float) -> tuple[Tens
 def _radius(net: Net, x: Tensor, y: Tensor, by_intervals: bool) -> Tensor:
     run = _execute(net, x)
     correct = run.logits.argmax(1) == y
-    if not by_intervals:
-        return torch.where(correct, _margin_radius(net, run, y), 0.0)
-    return torch.where(correct, _bisect(lambda radius: _proves_by_interval(net, x, y, radius), x), 0.0)
+    reach = _margin_radius(net, run, y)
+    if by_intervals:
+        reach = reach.maximum(_bisect(lambda radius: _proves_by_interval(net, x, y, radius), x))
+    return torch.where(correct, reach, 0.0)
 
 
 def _execute(net: Net, x: Tensor) -> _Execution:
@@ -192,13 +195,13 @@ def _margin_radius(net: Net, run: _Execution, y: Tensor) -> Tensor:
 
 
 def _closed_form_radius(net: PlainNet, run: _Execution, y: Tensor) -> Tensor:
-    """The largest e with margin > 2 e / sigma + 2^-22 n (max|v| + e / sigma), solved for e; at least 0."""
+    """The largest e with margin > 2 e / sigma + 2^-22 n (max|v| + e / sigma), solved for e; from 0 to 1."""
     logits, slack = run.logits.double(), run.slack
     size = torch.maximum(slack.constant / slack.rate, logits.abs().amax(1) + net.top.offset())
     rivals = logits.scatter(1, y[:, None], -math.inf).amax(1)
     margin = logits.gather(1, y[:, None]).squeeze(1) - rivals
-    radius = net.std * (margin - 2 * slack.rate * size) / (2 + 2 * slack.rate)
-    return torch.where(_in_range(size, radius / net.std), radius, 0.0).clamp(min=0)
+    radius = (net.std * (margin - 2 * slack.rate * size) / (2 + 2 * slack.rate)).clamp(0, 1)
+    return torch.where(_in_range(size, radius / net.std), radius, 0.0)
 
 
 def _head_proves(net: CompositeNet, run: _Execution, y: Tensor, radius: Tensor) -> Tensor:

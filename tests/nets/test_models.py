@@ -147,6 +147,7 @@ def test_build_follows_the_recipe(name: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
+        ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"depth": 0}, "depth must be at least 1, got 0"),
         ({"std": 0.0}, "std must be a positive number, got 0.0"),
@@ -157,7 +158,7 @@ def test_build_follows_the_recipe(name: str) -> None:
 )
 def test_impossible_nets_are_refused(wrong: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        LInfDistNet(SHAPE, 5, **({"width": 4, "depth": 2} | wrong))
+        LInfDistNet(SHAPE, **({"num_classes": 5, "width": 4, "depth": 2} | wrong))
 
 
 @pytest.mark.parametrize("shape", [(1, -4, -4), (0, 4, 4), (4, 4)])

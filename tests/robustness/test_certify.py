@@ -120,7 +120,7 @@ class TestProofs:
     ) -> None:
         x, y = sample
         radius = certified_radius(net, x, y, "interval")
-        assert (radius >= certified_radius(net, x, y, "margin") - 1e-6).all()
+        assert (radius >= certified_radius(net, x, y, "margin")).all()
         one = int(radius.argmax())
         for factor, proved in ((1 - 1e-6, True), (1.001, False)):
             result = certify(net, x[one : one + 1], y[one : one + 1], float(radius[one]) * factor)
@@ -194,6 +194,31 @@ class TestTies:
         for method in METHODS:
             assert certify(net, x, y, 0.2499, method).certified.item()  # type: ignore[arg-type]
             assert not certify(net, x, y, 0.25, method).certified.item()  # type: ignore[arg-type]
+
+
+class TestEdges:
+    def net_of_one_pixel(self, distance: float) -> LInfDistNet:
+        net = LInfDistNet((1, 1, 1), 2, width=1, depth=1, mean=0.5).eval().requires_grad_(False)
+        net.top.weight.copy_(torch.tensor([[0.0], [distance]]))
+        return net
+
+    x, y = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_no_radius_is_larger_than_a_pixel_can_move(self, method: certificates.Method) -> None:
+        net = self.net_of_one_pixel(100.0)
+        assert certify(net, self.x, self.y, 0.999, method).certified.item()
+        assert certify(net, self.x, self.y, 0.999, method).radius.item() == 1
+        assert certified_radius(net, self.x, self.y, method).item() == 1
+
+    def test_a_box_may_miss_by_a_rounding_what_the_margin_certifies(self) -> None:
+        eps = 0.003
+        net = self.net_of_one_pixel(2 * (eps + 1.7e-8))
+        alone = certificates._proves_by_interval(net, self.x, self.y, torch.tensor([eps], dtype=torch.float64))
+        assert not alone.item()
+        assert certify(net, self.x, self.y, eps, "interval").certified.item()
+        margin, interval = (certified_radius(net, self.x, self.y, method).item() for method in METHODS)
+        assert eps < margin <= interval
 
 
 def test_clipping_to_valid_pixels_helps_where_pixels_are_black() -> None:
