@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from lib.nets.arguments import integer, real
 from lib.nets.box import Box
 from lib.nets.head import MLPHead
 from lib.nets.layers import LInfDist, LInfDistConv2d, Normalize
@@ -39,24 +40,14 @@ class DistanceNet(nn.Module, ABC):
         **sizes: int,
     ) -> None:
         super().__init__()
-        if len(input_shape) != 3 or min(input_shape) < 1:
-            raise ValueError(f"input_shape must be channels, height and width of at least 1, got {tuple(input_shape)}")
-        channels = input_shape[0]
-        means = (float(mean),) * channels if isinstance(mean, int | float) else tuple(map(float, mean))
-        std = float(std)
-        _check(**sizes)
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        if not (math.isfinite(std) and std > 0):
+        shape, whole = _shape(input_shape), {name: integer(name, size, at_least=1) for name, size in sizes.items()}
+        classes = integer("num_classes", num_classes, at_least=2)
+        means, std, identity = _means(mean, shape[0]), real("std", std), real("identity", identity)
+        if std <= 0:
             raise ValueError(f"std must be a positive number, got {std}")
-        if len(means) != channels:
-            raise ValueError(f"mean must be one number or {channels} (one per channel), got {len(means)}")
-        if not all(map(math.isfinite, (*means, identity))):
-            raise ValueError(f"mean and identity must be finite, got {means} and {identity}")
-        self.config = {"input_shape": list(input_shape), "num_classes": num_classes, "mean": list(means), "std": std}
-        self.config |= {"identity": identity, **sizes}
-        self.input_shape: tuple[int, int, int] = (input_shape[0], input_shape[1], input_shape[2])
-        self.num_classes = num_classes
+        self.config = {"input_shape": list(shape), "num_classes": classes, "mean": list(means), "std": std}
+        self.config |= {"identity": identity, **whole}
+        self.input_shape, self.num_classes = shape, classes
         self.normalize = Normalize(means, std)
 
     @property
@@ -208,10 +199,21 @@ def smallest_lead(logits: Box, y: Tensor) -> Tensor:
     return logits.lower.gather(1, y[:, None]).squeeze(1) - rivals
 
 
-def _check(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+def _shape(sides: tuple[int, int, int]) -> tuple[int, int, int]:
+    try:
+        channels, height, width = (integer("input_shape", side, at_least=1) for side in sides)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"input_shape must be channels, height and width of at least 1, got {sides!r}") from error
+    return channels, height, width
+
+
+def _means(mean: object, channels: int) -> tuple[float, ...]:
+    # arrays without a dimension and texts have the method of an iterable, and are none here
+    several = isinstance(mean, Iterable) and not isinstance(mean, str) and getattr(mean, "ndim", None) != 0
+    each = tuple(cast(Iterable[float], mean)) if several else (mean,) * channels
+    if len(each) != channels:
+        raise ValueError(f"mean must be one number or {channels} (one per channel), got {len(each)}")
+    return tuple(real("mean", number) for number in each)
 
 
 def _largest_size(v: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
+from lib.nets.arguments import integer
 from lib.nets.box import Box
 from lib.ops import linf_dist_bounds, lp_dist
 
@@ -32,6 +33,7 @@ class MeanShift(nn.Module):
 
     def __init__(self, features: int, momentum: float = 0.1) -> None:
         super().__init__()
+        integer("features", features, at_least=1)
         self.momentum = momentum
         self.register_buffer("running_mean", torch.zeros(features))
 
@@ -94,6 +96,9 @@ class LInfDist(nn.Module):
         mean_shift: subtract the mean of each unit (every other layer).
         identity: weights start as N(0, 1); where d_in <= d_out, entry (k, k mod d_in) then becomes -identity, so that
             each unit first copies an input: |x_k + 10| is the largest distance by far (Section 5.3). 0 leaves the draw.
+
+    Raises:
+        ValueError, TypeError: widths that are not integers of at least 1.
     """
 
     def __init__(
@@ -106,6 +111,8 @@ class LInfDist(nn.Module):
         identity: float = 10.0,
     ) -> None:
         super().__init__()
+        in_features = integer("in_features", in_features, at_least=1)
+        out_features = integer("out_features", out_features, at_least=1)
         self.weight = nn.Parameter(torch.randn(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         self.shift = MeanShift(out_features) if mean_shift else None
@@ -148,6 +155,9 @@ class LInfDistConv2d(nn.Module):
         in_channels, out_channels, kernel_size, stride, padding: as in `torch.nn.Conv2d` (square kernels).
         bias, mean_shift, identity: as in `LInfDist`; the identity entry sits at the centre tap of channel k mod d_in
             where in_channels <= out_channels.
+
+    Raises:
+        ValueError, TypeError: channels, kernel_size and stride that are not integers of at least 1, padding below 0.
     """
 
     def __init__(
@@ -163,12 +173,15 @@ class LInfDistConv2d(nn.Module):
         identity: float = 10.0,
     ) -> None:
         super().__init__()
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        in_channels = integer("in_channels", in_channels, at_least=1)
+        out_channels = integer("out_channels", out_channels, at_least=1)
+        self.kernel_size = integer("kernel_size", kernel_size, at_least=1)
+        self.stride, self.padding = integer("stride", stride, at_least=1), integer("padding", padding, at_least=0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, self.kernel_size, self.kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.shift = MeanShift(out_channels) if mean_shift else None
         if identity and in_channels <= out_channels:
-            unit, tap = torch.arange(out_channels), kernel_size // 2
+            unit, tap = torch.arange(out_channels), self.kernel_size // 2
             with torch.no_grad():
                 self.weight[unit, unit % in_channels, tap, tap] = -identity
 

@@ -38,7 +38,7 @@ class LInfDistNet(PlainNet):
         identity: float = 10.0,
     ) -> None:
         super().__init__(input_shape, num_classes, mean, std, identity, width=width, depth=depth)
-        sizes = _sizes(input_shape, width, depth - 1)
+        sizes = _sizes(self.input_shape, width, depth - 1)
         self.layers = _dense(sizes, identity)
         self.top = LInfDist(sizes[-1], num_classes, bias=True, mean_shift=False, identity=identity)
 
@@ -65,7 +65,7 @@ class LInfDistNetMLP(CompositeNet):
         identity: float = 10.0,
     ) -> None:
         super().__init__(input_shape, num_classes, mean, std, identity, width=width, depth=depth, hidden=hidden)
-        sizes = _sizes(input_shape, width, depth)
+        sizes = _sizes(self.input_shape, width, depth)
         self.layers = _dense(sizes, identity)
         self.head = MLPHead(sizes[-1], hidden, num_classes)
 
@@ -93,7 +93,7 @@ class ConvLInfDistNetMLP(CompositeNet):
         identity: float = 10.0,
     ) -> None:
         super().__init__(input_shape, num_classes, mean, std, identity, width=width, hidden=hidden)
-        channels, height, breadth = input_shape
+        channels, height, breadth = self.input_shape
         plan = [(channels, width, 1), (width, width, 1), (width, 2 * width, 2), (2 * width, 2 * width, 1)]
         plan.append(plan[-1])
         convolutions = [LInfDistConv2d(i, o, 3, stride=s, padding=1, identity=identity) for i, o, s in plan]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib.nets.arguments import integer, real
 from lib.nets.base import PlainNet
 from lib.nets.box import Box
 from lib.nets.layers import LInfDist
@@ -49,10 +50,9 @@ class SortLinear(LInfDist):
         super().__init__(in_features, out_features, bias=bias, mean_shift=mean_shift, identity=identity)
         if not 0 < keep_prob <= 1:
             raise ValueError(f"keep_prob must lie in (0, 1], got {keep_prob}")
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
-        self.keep_prob = keep_prob
-        self.register_buffer("coefficients", coefficients(keep_prob, min(top_k, in_features)), persistent=False)
+        places = min(integer("top_k", top_k, at_least=1), in_features)
+        self.keep_prob = float(keep_prob)
+        self.register_buffer("coefficients", coefficients(self.keep_prob, places), persistent=False)
 
     @property
     def roundings(self) -> int:
@@ -118,9 +118,9 @@ class SortNet(PlainNet):
         identity: float = 10.0,
     ) -> None:
         super().__init__(input_shape, num_classes, mean, std, identity, width=width, depth=depth)
-        self.config |= {"keep_prob": keep_prob, "top_k": top_k}
+        self.config |= {"keep_prob": real("keep_prob", keep_prob), "top_k": integer("top_k", top_k, at_least=1)}
         neuron: dict[str, Any] = {"keep_prob": keep_prob, "top_k": top_k, "identity": identity}
-        pixels = math.prod(input_shape)
+        pixels = math.prod(self.input_shape)
         hidden = [LInfDist(pixels, width, identity=identity)] if depth > 1 else []
         hidden += [SortLinear(width, width, **neuron) for _ in range(depth - 2)]
         self.layers = nn.ModuleList(hidden)

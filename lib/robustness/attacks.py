@@ -14,6 +14,7 @@ from foolbox.attacks.projected_gradient_descent import LinfProjectedGradientDesc
 from foolbox.models.pytorch import PyTorchModel
 from torch import Tensor
 
+from lib.nets.arguments import integer
 from lib.nets.models import Net
 from lib.recipes import parse_eps
 from lib.robustness.inputs import CHUNK, check_batch, evaluation_mode, executed_logits
@@ -63,8 +64,7 @@ def adversarial_images(
     """
     radius = parse_eps(eps)
     attacker = _attacker(attack)
-    _check_integer("steps", steps, at_least=1)
-    _check_integer("seed", seed, at_least=0)
+    steps, seed = integer("steps", steps, at_least=1), integer("seed", seed, at_least=0)
     check_batch(net, x, y)
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(net):
@@ -80,13 +80,6 @@ def _attacker(attack: str) -> Attacker:
     if attack not in attackers:
         raise ValueError(f"attack must be one of {', '.join(get_args(Attack))}, got {attack!r}")
     return attackers[attack]
-
-
-def _check_integer(name: str, value: object, *, at_least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < at_least:
-        raise ValueError(f"{name} must be at least {at_least}, got {value}")
 
 
 def _box(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Distance layers: initialisation, mean shift, convolution, bounds."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from lib.nets import layers
 from lib.nets.box import Box
 from lib.nets.layers import LInfDist, LInfDistConv2d, MeanShift, Normalize
+from lib.nets.sortnet import SortLinear
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +130,27 @@ def test_no_sample_of_a_box_leaves_the_bounds_of_a_layer(layer: LInfDist | LInfD
         y = layer(torch.lerp(box.lower, box.upper, torch.rand_like(lower)).clamp(*box))
         assert (least <= y).all()
         assert (y <= greatest).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: LInfDist(0, 3), "in_features must be at least 1, got 0"),
+        (lambda: LInfDist(3, -1), "out_features must be at least 1, got -1"),
+        (lambda: LInfDist(3.0, 3), "in_features must be an integer, got 3.0"),
+        (lambda: MeanShift(0), "features must be at least 1, got 0"),
+        (lambda: LInfDistConv2d(0, 3, 3), "in_channels must be at least 1, got 0"),
+        (lambda: LInfDistConv2d(1, True, 3), "out_channels must be an integer, got True"),
+        (lambda: LInfDistConv2d(1, 3, (3, 3)), r"kernel_size must be an integer, got \(3, 3\)"),
+        (lambda: LInfDistConv2d(1, 3, 3, stride=0), "stride must be at least 1, got 0"),
+        (lambda: LInfDistConv2d(1, 3, 3, padding="same"), "padding must be an integer, got 'same'"),
+        (lambda: LInfDistConv2d(1, 3, 3, padding=-1), "padding must be at least 0, got -1"),
+        (lambda: SortLinear(4, 3, keep_prob=0.5, top_k=2.5), "top_k must be an integer, got 2.5"),
+    ],
+)
+def test_impossible_layers_are_refused(make: Callable[[], object], sentence: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        make()
 
 
 def test_offset_is_what_bias_and_shift_can_add() -> None:

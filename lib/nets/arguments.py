@@ -1,0 +1,42 @@
+"""Whole and real numbers among arguments, whatever library they come from: made plain, or refused by name."""
+
+import math
+from numbers import Real
+from operator import index
+from typing import Any
+
+
+def integer(name: str, value: Any, *, at_least: int) -> int:
+    """A plain integer from one of Python, NumPy or torch; True and False are none.
+
+    Raises:
+        TypeError: no integer.
+        ValueError: one below `at_least`.
+    """
+    try:
+        whole = None if isinstance(value, bool) else index(value)
+    except TypeError:
+        whole = None
+    if whole is None:
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if whole < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, got {whole}")
+    return whole
+
+
+def real(name: str, value: Any) -> float:
+    """A plain finite number from one of Python or NumPy, or from a tensor of one entry; a text is none.
+
+    Raises:
+        TypeError: no number.
+        ValueError: one that is not finite, as a float.
+    """
+    if isinstance(value, bool) or not (isinstance(value, Real) or getattr(value, "ndim", None) == 0):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return number
