@@ -1,8 +1,10 @@
 import json
 import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,6 +84,11 @@ class TestParseEps:
         with pytest.raises(ValueError, match=r"eps is .*, expected a radius in pixel units with 0 < eps < 1"):
             parse_eps(eps)
 
+    @pytest.mark.parametrize("eps", [Fraction(1, 4), np.float32(0.25), np.float64(0.25), "1/4"])
+    def test_any_real_number_is_a_radius(self, eps: Any) -> None:
+        assert type(parse_eps(eps)) is float
+        assert parse_eps(eps) == 0.25
+
     @pytest.mark.parametrize("eps", ["", "eight", "8/0", "1/2/3", "/", "-8/-255", "1_0/255", True, None, [0.3]])
     def test_what_is_no_number_is_refused_by_name(self, eps: Any) -> None:
         with pytest.raises(ValueError, match=r"radius is .*, expected a number or a fraction"):
@@ -95,6 +102,21 @@ class TestParseEps:
         except ValueError as error:
             outcome = str(error)
         assert 0 < outcome < 1 if isinstance(outcome, float) else outcome.startswith("eps is ")
+
+
+def test_numbers_of_other_libraries_become_plain_ones(plain: Recipe) -> None:
+    replaced = plain.replace(lr=np.float32(0.25), theta=Fraction(1, 4), width=np.int64(64), mean=[np.float32(0.5)])
+    assert replaced == plain.replace(lr=0.25, theta=0.25, width=64, mean=[0.5])
+    assert json.loads(json.dumps(replaced.as_dict()))["width"] == 64
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "expected"),
+    [("linf-dist-net", "ibp", "'hinge' or 'clipped-hinge'"), ("linf-dist-net-mlp", "hinge", "'ibp'")],
+)
+def test_the_losses_of_a_model_are_named(model: str, loss: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=f"^loss is '{loss}', expected {expected} for model {model}$"):
+        load(f"digits/{model}", "smoke").replace(loss=loss)
 
 
 class TestBadValues:
@@ -144,6 +166,7 @@ class TestBadValues:
             ("hinge_mix", None),
             ("lr", 0),
             ("lr", math.inf),
+            ("lr", 10**400),
             ("beta1", 1.0),
             ("beta2", math.nan),
             ("adam_eps", 0.0),

@@ -205,9 +205,8 @@ def _check_model(recipe: Recipe) -> None:
             f"hidden is {recipe.hidden}, expected {'0' if plain else 'at least 1'} for model {recipe.model}"
         )
     if plain != (recipe.loss != "ibp"):
-        raise ValueError(
-            f"loss is {recipe.loss!r}, expected {'a hinge' if plain else 'ibp'!r} for model {recipe.model}"
-        )
+        expected = "'hinge' or 'clipped-hinge'" if plain else "'ibp'"
+        raise ValueError(f"loss is {recipe.loss!r}, expected {expected} for model {recipe.model}")
     if recipe.model == "conv-linf-dist-net-mlp" and recipe.depth != 6:
         raise ValueError(f"depth is {recipe.depth}, expected 6 (five convolutions, one dense layer) for {recipe.model}")
 

@@ -3,12 +3,13 @@
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 
 def parse_eps(value: float | str, name: str = "eps") -> float:
-    """A radius in raw pixel units, 0 < eps < 1, from a number or a text such as "0.3" or "8/255".
+    """A radius in raw pixel units, 0 < eps < 1, from any real number or a text such as "0.3" or "8/255".
 
     Raises:
         ValueError: naming `name` and the value where it is no number or lies outside (0, 1).
@@ -26,7 +27,7 @@ def number(value: object, name: str) -> float:
             top, slash, bottom = value.partition("/")
             if "_" not in value and "-" not in bottom:
                 return float(top) / float(bottom) if slash else float(top)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not isinstance(value, bool) and isinstance(value, Real):
             return float(value)
     except (ValueError, ZeroDivisionError, OverflowError):
         pass
@@ -34,7 +35,7 @@ def number(value: object, name: str) -> float:
 
 
 def typed(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type of its field: whole numbers become floats and lists tuples, nothing else is converted.
+    """`value` as the type of its field: real numbers become floats, integers of NumPy plain ones and lists tuples.
 
     Raises ValueError, TypeError: naming `name`, the value and what was expected.
     """
@@ -46,14 +47,24 @@ def typed(name: str, value: Any, hint: Any) -> Any:
         return None if value is None else typed(name, value, get_args(hint)[0])
     if get_origin(hint) is tuple:
         return _typed_tuple(name, value, get_args(hint))
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {value!r}, expected a finite number")
-        return float(value)
+    if hint is float and not isinstance(value, bool) and isinstance(value, Real):
+        return _finite(name, value)
+    if hint is int and not isinstance(value, bool) and isinstance(value, Integral):
+        return int(value)
     # bool is a subclass of int, and `epochs = true` is a mistake
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise TypeError(f"{name} is {value!r}, expected {hint.__name__}")
     return value
+
+
+def _finite(name: str, value: Real) -> float:
+    try:
+        converted = float(value)
+    except OverflowError:
+        converted = math.inf
+    if not math.isfinite(converted):
+        raise ValueError(f"{name} is {value!r}, expected a finite number")
+    return converted
 
 
 def _typed_tuple(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
