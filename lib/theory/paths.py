@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lib.nets.base import PlainNet
+from lib.nets.parts import check_neurons
 
 
 def paths(net: PlainNet, x: Tensor) -> list[Tensor]:
@@ -15,7 +16,11 @@ def paths(net: PlainNet, x: Tensor) -> list[Tensor]:
     Args:
         net: a net of distance layers alone, in evaluation mode.
         x: images [B, C, H, W] in [0, 1].
+
+    Raises:
+        TypeError: other neurons than l_inf-dist ones, or another normalisation than mean shift.
     """
+    check_neurons(net.stack())
     with torch.no_grad():
         followed = torch.arange(net.num_classes).expand(len(x), -1)
         found = []

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.nets.layers import LInfDist
+from lib.nets.parts import check_neurons
 
 
 class Affine(NamedTuple):
@@ -85,9 +86,11 @@ def relu_linf_dist_net(layers: Sequence[LInfDist]) -> ReLUNet:
 
     Raises:
         ValueError: no layer.
+        TypeError: other neurons than l_inf-dist ones, or another normalisation than mean shift.
     """
     if not layers:
         raise ValueError("layers is empty, expected at least one distance layer")
+    check_neurons(layers)
     maps = _shifted(layers[0])
     for layer in layers[1:]:
         first, *rest = _shifted(layer)

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from lib import LInfDistNet
+from lib import LInfDistNet, SortNet
+from lib.nets.base import PlainNet
+from lib.theory.addernet import with_batch_norm
 from lib.theory.paths import paths
 
 
@@ -36,3 +38,15 @@ def test_scores_whose_paths_have_met_move_together(net: LInfDistNet) -> None:
     assert (met[1:] | ~met[:-1]).all()  # and stay together from there
     moved = torch.stack([net(x + step) for step in (0.0, 1e-3)]).diff(dim=0)[0]
     assert (moved[met[-1], 0] - moved[met[-1], 1]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("other", "part"),
+    [
+        (SortNet((1, 3, 3), 4, width=12, depth=4, keep_prob=0.6), "SortLinear"),
+        (with_batch_norm(LInfDistNet((1, 3, 3), 4, width=12, depth=4)), "BatchNorm"),
+    ],
+)
+def test_units_that_hear_more_than_one_unit_are_refused(other: PlainNet, part: str) -> None:
+    with pytest.raises(TypeError, match=f"layers must be l_inf-dist neurons and mean shifts alone, got a {part}"):
+        paths(other.eval(), torch.rand(5, 1, 3, 3))

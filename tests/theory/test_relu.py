@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lib import LInfDist, LInfDistNet, lp_dist, theory
+from lib import ConvLInfDistNetMLP, LInfDist, LInfDistNet, SortNet, lp_dist, theory
+from lib.nets.models import Net
+from lib.theory.addernet import with_batch_norm
 from lib.theory.relu import ReLUNet
 from tests.theory.targets import random_target
 
@@ -112,3 +114,16 @@ def test_weights_of_another_shape_are_refused(w: Tensor) -> None:
 def test_a_net_without_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="layers is empty, expected at least one distance layer"):
         theory.relu_linf_dist_net([])
+
+
+@pytest.mark.parametrize(
+    ("net", "other"),
+    [
+        (SortNet((1, 2, 2), 3, width=6, depth=2, keep_prob=0.6), "SortLinear"),
+        (with_batch_norm(LInfDistNet((1, 2, 2), 3, width=6, depth=2)), "BatchNorm"),
+        (ConvLInfDistNetMLP((1, 2, 2), 3, width=2, hidden=4), "LInfDistConv2d"),
+    ],
+)
+def test_layers_that_compute_something_else_are_refused(net: Net, other: str) -> None:
+    with pytest.raises(TypeError, match=f"layers must be l_inf-dist neurons and mean shifts alone, got a {other}"):
+        theory.relu_linf_dist_net(net.stack())
