@@ -1,5 +1,6 @@
 """What Section 5 says about training, as quantities: growth of outputs, weights that learn, signal through depth."""
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -80,11 +81,8 @@ def moved_shares(net: DistanceNet, recipe: Recipe, *, seed: int = 0) -> list[flo
 def spreads(net: DistanceNet, x: Tensor, p: float) -> list[float]:
     """The standard deviation of a unit's value over the images x, averaged over the units: pixels, then each layer.
 
-    The net is run in training mode, with the batch's own means; its running means are put back.
+    A copy of the net is run, in training mode, with the batch's own means.
     """
-    mode, means = net.training, {name: value.clone() for name, value in net.state_dict().items()}
     with torch.no_grad():
-        activations = net.train().activations(x, p)
-    net.load_state_dict(means)
-    net.train(mode)
+        activations = copy.deepcopy(net).train().activations(x, p)
     return [v.flatten(1).std(0).mean().item() for v in activations]

@@ -1,5 +1,6 @@
 """Growth, gradients and depth: the numbers of Section 5."""
 
+import contextlib
 import math
 
 import pytest
@@ -71,9 +72,12 @@ def test_the_identity_carries_the_signal_through_depth_and_gaussian_weights_lose
         assert losing[-1] < 0.2 * losing[0]
 
 
-def test_spreads_leave_the_net_as_it_was() -> None:
+@pytest.mark.parametrize("p", [8.0, 0.5])
+def test_spreads_leave_the_net_as_it_was(p: float) -> None:
     net = LInfDistNet((1, 4, 4), 3, width=8, depth=3).eval()
+    net.layers[0].train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    spreads(net, torch.rand(5, 1, 4, 4), 8.0)
-    assert not net.training
+    with contextlib.suppress(ValueError):  # no exponent is below 1
+        spreads(net, torch.rand(5, 1, 4, 4), p)
+    assert not net.training and net.layers[0].training and not net.layers[1].training
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
