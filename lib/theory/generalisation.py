@@ -116,8 +116,12 @@ def massart(vc: float, n: float) -> float:
 
 
 def _check(margins: Tensor, slope: float, t: float) -> None:
-    if not (len(margins) and slope >= 0 and t > 0):
-        raise ValueError(f"got {len(margins)} margins, slope {slope}, t {t}, expected some, at least 0, more than 0")
+    if not len(margins):
+        raise ValueError("margins is empty, expected at least one margin")
+    if not slope >= 0:
+        raise ValueError(f"slope is {slope}, expected at least 0")
+    if not t > 0:
+        raise ValueError(f"t is {t}, expected more than 0")
 
 
 def binary_net(net: LInfDistNet, positive: int, negative: int) -> LInfDistNet:

@@ -153,10 +153,18 @@ class TestMarginBound:
         bounds = [theory.margin_bound(margins, r, 0.05, 1.0).value for r in (0.0, 0.1, 0.3, 0.6)]
         assert bounds == sorted(bounds) and bounds[0] < bounds[-1]
 
-    @pytest.mark.parametrize(("n", "slope", "t"), [(0, 0.1, 1.0), (3, -0.1, 1.0), (3, 0.1, 0.0), (3, math.nan, 1.0)])
-    def test_what_makes_no_bound_is_refused(self, n: int, slope: float, t: float) -> None:
+    @pytest.mark.parametrize(
+        ("n", "slope", "t", "sentence"),
+        [
+            (0, 0.1, 1.0, "margins is empty, expected at least one margin"),
+            (3, -0.1, 1.0, "slope is -0.1, expected at least 0"),
+            (3, math.nan, 1.0, "slope is nan, expected at least 0"),
+            (3, 0.1, 0.0, "t is 0.0, expected more than 0"),
+        ],
+    )
+    def test_what_makes_no_bound_is_refused(self, n: int, slope: float, t: float, sentence: str) -> None:
         for bound in (theory.margin_bound, theory.counting_bound):
-            with pytest.raises(ValueError, match=f"got {n} margins, slope {slope}, t {t}, expected"):
+            with pytest.raises(ValueError, match=sentence):
                 bound(torch.ones(n), 0.0, slope, t)
 
 
