@@ -70,7 +70,7 @@ class PrunedDist(Sealed, LInfDist):
 
     float32 on the CPU without gradients runs over shortlists of the weights; anything else runs the whole layer, which
     gives the same values. Weights, bias and running mean are constants, and a layer whose constants were changed is
-    refused.
+    refused. Whether inputs lie in the box is the caller's affair; a net runs it among the parts it was made for alone.
 
     Args:
         layer: the layer to replace, in float32 on the CPU.

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -257,6 +258,12 @@ class TestRefusals:
         good = {"x": torch.zeros(3, *SHAPE), "y": torch.zeros(3, dtype=torch.long), "eps": EPS}
         with pytest.raises(error, match=words):
             robust_correct(net, **(good | change))
+
+    def test_numbers_may_be_numpys(self) -> None:
+        net = LInfDistNet(SHAPE, 3, width=4, depth=2)
+        x, y = torch.rand(3, *SHAPE), torch.zeros(3, dtype=torch.long)
+        images = adversarial_images(net, x, y, np.float32(0.25), np.int64(3), seed=np.int32(5))
+        assert torch.equal(images, adversarial_images(net, x, y, 0.25, 3, seed=5))
 
     def test_a_radius_may_be_a_fraction(self) -> None:
         net = LInfDistNet(SHAPE, 3, width=4, depth=2)
