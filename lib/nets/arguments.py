@@ -5,6 +5,8 @@ from numbers import Real
 from operator import index
 from typing import Any
 
+from lib.recipes.values import nearest_float
+
 
 def integer(name: str, value: Any, *, at_least: int) -> int:
     """A plain integer from one of Python, NumPy or torch; True and False are none.
@@ -33,10 +35,7 @@ def real(name: str, value: Any) -> float:
     """
     if isinstance(value, bool) or not (isinstance(value, Real) or getattr(value, "ndim", None) == 0):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
+    number = nearest_float(value)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {value!r}")
     return number

@@ -48,7 +48,10 @@ def typed(name: str, value: Any, hint: Any) -> Any:
     if get_origin(hint) is tuple:
         return _typed_tuple(name, value, get_args(hint))
     if hint is float and not isinstance(value, bool) and isinstance(value, Real):
-        return _finite(name, value)
+        converted = nearest_float(value)
+        if not math.isfinite(converted):
+            raise ValueError(f"{name} is {value!r}, expected a finite number")
+        return converted
     if hint is int and not isinstance(value, bool) and isinstance(value, Integral):
         return int(value)
     # bool is a subclass of int, and `epochs = true` is a mistake
@@ -57,14 +60,12 @@ def typed(name: str, value: Any, hint: Any) -> Any:
     return value
 
 
-def _finite(name: str, value: Real) -> float:
+def nearest_float(value: Real) -> float:
+    """The float nearest to a number, infinity where it is larger than all of them."""
     try:
-        converted = float(value)
+        return float(value)
     except OverflowError:
-        converted = math.inf
-    if not math.isfinite(converted):
-        raise ValueError(f"{name} is {value!r}, expected a finite number")
-    return converted
+        return math.inf
 
 
 def _typed_tuple(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
