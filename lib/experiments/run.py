@@ -230,7 +230,8 @@ def _words(device: torch.device, ranks: int) -> str:
     times = f"{ranks} x " if ranks > 1 else ""
     if device.type == "cuda":
         return times + torch.cuda.get_device_name(device)
-    return f"{times}CPU ({platform.machine()}), {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{times}CPU ({platform.machine()}), {threads} thread{'' if threads == 1 else 's'}"
 
 
 def _peak_memory(device: torch.device) -> int:
