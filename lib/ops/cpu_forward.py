@@ -54,6 +54,8 @@ PART = 256
 
 # Sums outside this range may have lost terms to underflow or overflow.
 _LEAST_SUM, _LARGEST_SUM = np.float32(2.0**-90), np.float32(2.0**126)
+# A sum of ratios to the largest is 1 or more, but for roundings; where the ratios are denormal it may come out as less.
+_LEAST_TOTAL = np.float32(0.75)
 
 
 # -- one (sample, output) pair, lanes over inputs ---------------------------------------------------------------------
@@ -96,7 +98,7 @@ def pair_norm(x: Array, a: int, w: Array, c: int, count: int, p: np.float32) -> 
     """||x - w||_p, rescaled by its own maximum, so that neither range nor underflow matters."""
     m = pair_max(x, a, w, c, count)
     s = whole_sum(x, a, w, c, count, splat(safe_inverse(m)), splat(p))
-    return m * largest(root(larger_size(splat(ONE), splat(total(s))), p))  # denormal ratios may sum to less than 1
+    return m * largest(root(larger_size(splat(_LEAST_TOTAL), splat(total(s))), p))
 
 
 @kernel()
@@ -287,7 +289,7 @@ def tile_power(
                         s = s + pair_sum(x, rows[r] + k, w, c + j * features + k, splat(cutoff), inverse, rule)
             values[TILE + i] = total(s)
     for r in range(0, TILE, WIDTH):
-        sums = larger_size(splat(ONE), load(values, TILE + r))
+        sums = larger_size(splat(_LEAST_TOTAL), load(values, TILE + r))
         store(values, r, load(values, r) * root(sums, rule[0]))
 
 
