@@ -124,7 +124,7 @@ class LInfDist(nn.Module):
     @property
     def roundings(self) -> int:
         """Float32 roundings between an input and its output: one difference, one of a bias, one of a mean shift."""
-        return 1 + (self.bias is not None) + (self.shift is not None)
+        return _roundings(self.bias, self.shift)
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, ...] of d_in features in all -> [B, d_out]; ValueError where the features do not match."""
@@ -188,7 +188,7 @@ class LInfDistConv2d(nn.Module):
     @property
     def roundings(self) -> int:
         """Float32 roundings between an input and its output: one difference, one of a bias, one of a mean shift."""
-        return 1 + (self.bias is not None) + (self.shift is not None)
+        return _roundings(self.bias, self.shift)
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, C_in, H, W] -> [B, C_out, H', W']; ValueError where the channels do not match."""
@@ -251,6 +251,10 @@ class Normalize(nn.Module):
     def bounds(self, box: Box) -> Box:
         """The same two monotone operations at both ends."""
         return box.map(self)
+
+
+def _roundings(bias: Tensor | None, shift: MeanShift | None) -> int:
+    return 1 + (bias is not None) + (shift is not None)
 
 
 def _finish_bounds(distances: Box, bias: Tensor | None, shift: MeanShift | None) -> Box:
