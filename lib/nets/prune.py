@@ -17,8 +17,8 @@ of a maximum by a number between them and that maximum. Over a smaller box the l
 at most L, and both maxima are at least L, since l <= l' and u' <= u. QED
 
 For the same reason a term may be left out for a batch of images, or of boxes, if it is at most L on all of them.
-The terms of a unit stand in the order of u_i - w_i and w_i - l_i: once the samples at hand have reached what the next
-one can be at most, the rest cannot be larger either, and is not looked at.
+The terms of either side stand in the order of u_i - w_i, or w_i - l_i: once the samples at hand have reached what the
+next one can be at most, the rest of that side cannot be larger either, and is not looked at.
 
 By induction the box of the next layer holds everything this layer can execute. A unit that no kept term of the next
 layer reads may have any value. (After training L is large: few terms remain, and never both of a weight.)

@@ -2,9 +2,9 @@
 
     y_o = max(floor_o, max_{i in above_o} (x_i - w_oi), max_{i in below_o} (w_oi - x_i))
 
-The terms of a unit stand in the order of how large they can become: once all samples of a tile have reached what the
-next one can be at most, the rest cannot count. A maximum does not depend on the order of its terms, and any part of
-them that holds the largest will do: the result is exact.
+A unit has a list for either side, in the order of how large its terms can become: once all samples of a tile have
+reached what the next one can be at most, the rest of the list cannot count. A maximum does not depend on the order of
+its terms, and any part of them that holds the largest will do: the result is exact.
 """
 
 from types import ModuleType
@@ -22,12 +22,13 @@ _MANY = 256
 
 
 class Shortlists(NamedTuple):
-    """The terms of one unit after another, w - x_i and x_i - w alike: as signed weight - signed input.
+    """The terms of one unit after another, first the x_i - w_oi of its list `above`, then the w_oi - x_i of `below`.
 
-    Signed inputs are x_0 .. x_{I-1}, -x_0 .. -x_{I-1}. A unit has whole steps of `STEP` terms; its last one fills them.
+    A list has whole steps of `STEP` terms; its last one fills them.
 
-    begin, end: the steps of each unit, [O]. place, weight: of each term, place being where its signed input starts in a
-    tile of the kernels. most: what the terms of each step, and those behind it, are at most. floor: [O].
+    begin, end: the steps of both lists of each unit, [O, 2]. place, weight: of each term, place being where x_i starts
+    in a tile of the kernels. most: what the terms of each step, and those behind it in its list, are at most.
+    floor: [O].
     """
 
     begin: NDArray[np.int64]
@@ -39,10 +40,11 @@ class Shortlists(NamedTuple):
 
     def kept(self, features: int) -> Tensor:
         """Which weights of [O, I] any term looks at, I being `features`."""
-        step, width = _kernels().STEP, _kernels().WIDTH
+        step, lanes = _kernels().STEP, _kernels().LANES
         mask = torch.zeros(len(self.floor), features, dtype=torch.bool)
-        for unit, (begin, end) in enumerate(zip(self.begin, self.end, strict=True)):
-            mask[unit, self.place[step * begin : step * end] // width % features] = True
+        for unit, lists in enumerate(zip(self.begin, self.end, strict=True)):
+            for begin, end in zip(*lists, strict=True):
+                mask[unit, self.place[step * begin : step * end] // lanes] = True
         return mask
 
 
@@ -52,21 +54,21 @@ def shortlists(weight: Tensor, above: Tensor, below: Tensor, floor: Tensor) -> S
     above, below: the most that x_i - w_oi and w_oi - x_i can be, [O, I] each; entries at or below the floor are left
     out. Both must hold for every x the lists are used on, and NaN is none.
     """
-    k, most, signed = _kernels(), torch.cat([below, above], 1), torch.cat([weight, -weight], 1)
-    kept = most > floor[:, None]
-    unit, column = kept.nonzero(as_tuple=True)
-    order = most[unit, column].argsort(descending=True, stable=True)
-    order = order[unit[order].argsort(stable=True)]
+    k, most = _kernels(), torch.stack([above, below], 1).flatten(0, 1)  # a row for each list
+    kept = most > floor.repeat_interleave(2)[:, None]
+    row, column = kept.nonzero(as_tuple=True)
+    order = most[row, column].argsort(descending=True, stable=True)
+    order = order[row[order].argsort(stable=True)]
     counts = kept.sum(1)
     steps = -(-counts // k.STEP)
     terms = order[_filled_up(counts, k.STEP * steps)]
-    unit, column, end = unit[terms], column[terms], steps.cumsum(0)
+    row, column, end = row[terms], column[terms], steps.cumsum(0)
     return Shortlists(
-        (end - steps).numpy(),
-        end.numpy(),
-        (k.WIDTH * column).int().numpy(),
-        signed[unit, column].numpy(),
-        most[unit, column][:: k.STEP].contiguous().numpy(),
+        (end - steps).view(-1, 2).numpy(),
+        end.view(-1, 2).numpy(),
+        (k.LANES * column).int().numpy(),
+        weight[row // 2, column].numpy(),
+        most[row, column][:: k.STEP].contiguous().numpy(),
         floor.abs().numpy(),  # a floor of -0 would not compare like its bits
     )
 
@@ -85,21 +87,20 @@ def narrowed(lists: Shortlists, lower: Tensor, upper: Tensor) -> Shortlists:
     """
     if len(lower) < _MANY:
         return lists
-    shares = torch.get_num_threads()
-    least = _kernels().signed_least(lower.contiguous().numpy(), upper.contiguous().numpy(), shares)
+    k, shares = _kernels(), torch.get_num_threads()
+    box = k.box_of(lower.contiguous().numpy(), upper.contiguous().numpy(), shares)
     end, place = np.empty_like(lists.end), np.empty_like(lists.place)
     weight, most = np.empty_like(lists.weight), np.empty_like(lists.most)
-    _kernels().narrow(
-        lists.begin, lists.end, lists.place, lists.weight, lists.floor, least, end, place, weight, most, shares
-    )
+    k.narrow(lists.begin, lists.end, lists.place, lists.weight, lists.floor, box, end, place, weight, most, shares)
     return lists._replace(end=end, place=place, weight=weight, most=most)
 
 
 def linf_dist(x: Tensor, lists: Shortlists, plus: Tensor, minus: Tensor) -> Tensor:
     """(distance + plus) - minus, rounded in this order: x [B, I], plus and minus [O] -> [B, O]."""
-    rows = _rows(x)
+    k = _kernels()
+    rows = _rows(x, k.LANES)
     y = x.new_empty(len(rows), len(lists.floor))
-    _kernels().forward(rows.numpy(), *_arrays(lists, plus, minus), y.numpy(), torch.get_num_threads())
+    k.forward(rows.numpy(), *_arrays(lists, plus, minus), y.numpy(), torch.get_num_threads())
     return y[: len(x)]
 
 
@@ -107,18 +108,16 @@ def linf_dist_bounds(
     lower: Tensor, upper: Tensor, lists: Shortlists, plus: Tensor, minus: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Bounds of the same over the box lower <= x <= upper, [B, O] each."""
-    low, high = _rows(lower), _rows(upper)
+    k = _kernels()
+    low, high = _rows(lower, k.LANES), _rows(upper, k.LANES)
     least, greatest = (lower.new_empty(len(low), len(lists.floor)) for _ in range(2))
-    _kernels().forward_bounds(
-        low.numpy(), high.numpy(), *_arrays(lists, plus, minus), least.numpy(), greatest.numpy(),
-        torch.get_num_threads(),
-    )  # fmt: skip
+    arrays, threads = _arrays(lists, plus, minus), torch.get_num_threads()
+    k.forward_bounds(low.numpy(), high.numpy(), *arrays, least.numpy(), greatest.numpy(), threads)
     return least[: len(lower)], greatest[: len(lower)]
 
 
-def _rows(x: Tensor) -> Tensor:
-    """x [B, I] row by row in memory, its last row repeated up to the LANES of a tile."""
-    lanes = _kernels().LANES
+def _rows(x: Tensor, lanes: int) -> Tensor:
+    """x [B, I] row by row in memory, its last row repeated up to the lanes of a tile."""
     return x.contiguous() if len(x) >= lanes else x[torch.arange(lanes).clamp(max=len(x) - 1)].contiguous()
 
 

@@ -1,18 +1,18 @@
 """Numba kernels of the p = inf distance over shortlists of weights; `sparse.py` makes the lists and calls them.
 
 A task owns a share of the tiles of LANES samples side by side: a vector instruction serves WIDTH samples, and a weight
-is read once for all of them. A tile holds the signed inputs x_0, x_1, .., -x_0, -x_1, .. of the first WIDTH samples and
-then those of the others, so that one subtraction makes a term, whatever its sign. Batches hold at least LANES samples;
-the last tile reaches back over the one before it, so that all tiles are full, and samples in both get the same values.
+is read once for all of them. Batches hold at least LANES samples; the last tile reaches back over the one before it, so
+that all tiles are full, and samples in both get the same values.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from lib.ops.simd import WIDTH, at_least, kernel, larger_size, load, offset_at, splat, splat_at, store, transpose
+from lib.ops.simd import WIDTH, at_least, kernel, larger_size, load, offset_at, splat_at, store, transpose
 
 Array = NDArray[np.float32]
 Counts = NDArray[np.int64]
@@ -24,80 +24,51 @@ PARTS = "a128b3ef4bea1c2a"
 LANES = 2 * WIDTH
 # Terms between two looks at whether any later one can count.
 STEP = 8
+# The two lists of a unit.
+ABOVE, BELOW = 0, 1
 
 _EVERY_LANE = (1 << WIDTH) - 1
 _CACHE_LINE = 16  # floats
-_PLUS, _MINUS = np.float32(1), np.float32(-1)
+_ONE = np.float32(1)
+
+
+# -- tiles ------------------------------------------------------------------------------------------------------------
 
 
 @kernel()
-def empty_tile(features: int) -> Array:
-    """Room for the signed inputs, where vectors do not straddle cache lines."""
-    count = 2 * features * LANES
-    room = np.empty(count + _CACHE_LINE, np.float32)
+def empty_tile(count: int) -> Array:
+    """Room for so many inputs or outputs of LANES samples, where vectors do not straddle cache lines."""
+    room = np.empty(count * LANES + _CACHE_LINE, np.float32)
     shift = (-(room.ctypes.data // 4)) % _CACHE_LINE
-    return room[shift : shift + count]
+    return room[shift : shift + count * LANES]
 
 
 @kernel()
-def fill_tile(plus: Array, minus: Array, first: int, tile: Array) -> None:
-    """Samples first..first + LANES: the inputs `plus` [B, I], then the inputs `minus` [B, I] with the other sign."""
-    features = plus.shape[1]
-    for half in range(0, LANES, WIDTH):
-        begin = 2 * features * half
-        fill_half(plus, first + half, _PLUS, tile, begin)
-        fill_half(minus, first + half, _MINUS, tile, begin + features * WIDTH)
-
-
-@kernel()
-def fill_half(x: Array, first: int, sign: np.float32, tile: Array, begin: int) -> None:
-    """tile[begin + WIDTH i + l] = sign x[first + l, i] for l < WIDTH."""
+def fill_tile(x: Array, first: int, tile: Array) -> None:
+    """tile[LANES i + l] = x[first + l, i] for l < LANES."""
     features = x.shape[1]
     whole = features - features % WIDTH
-    for i in range(0, whole, WIDTH):
-        transpose(x, first * features + i, features, WIDTH - 1, sign, tile, begin + i * WIDTH, WIDTH)
+    for half in range(0, LANES, WIDTH):
+        for i in range(0, whole, WIDTH):
+            at = (first + half) * features + i
+            transpose(x, at, features, WIDTH - 1, _ONE, tile, i * LANES + half, LANES)
     for i in range(whole, features):
-        for l in range(WIDTH):
-            tile[begin + i * WIDTH + l] = sign * x[first + l, i]
+        for l in range(LANES):
+            tile[i * LANES + l] = x[first + l, i]
 
 
 @kernel()
-def unit_max(
-    tile: Array, half: int, place: Indices, weight: Array, most: Array, begin: int, end: int, floor: np.float32
-) -> Any:
-    """The largest of floor >= 0 and all weight - tile[place] of the steps begin..end, in both halves of the tile."""
-    m0 = m1 = splat(floor)
-    for step in range(begin, end):
-        limit = splat_at(most, step)
-        if at_least(m0, limit) & at_least(m1, limit) == _EVERY_LANE:
-            break
-        for n in range(step * STEP, (step + 1) * STEP):
-            w, at = splat_at(weight, n), offset_at(place, n)
-            m0 = larger_size(m0, w - load(tile, at))
-            m1 = larger_size(m1, w - load(tile, at + half))
-    return m0, m1
-
-
-@kernel()
-def store_shifted(pair: Any, plus: np.float32, minus: np.float32, columns: Array, unit: int) -> None:
-    """columns[h, unit] = (pair_h + plus) - minus, rounded in this order."""
-    m0, m1 = pair
-    store(columns, unit * WIDTH, (m0 + splat(plus)) - splat(minus))
-    store(columns, columns.shape[1] + unit * WIDTH, (m1 + splat(plus)) - splat(minus))
-
-
-@kernel()
-def store_samples(columns: Array, y: Array, first: int) -> None:
-    """y[first + WIDTH h + l, o] = columns[h, WIDTH o + l] for both halves h."""
+def store_tile(tile: Array, y: Array, first: int) -> None:
+    """y[first + l, o] = tile[LANES o + l] for l < LANES."""
     units = y.shape[1]
     whole = units - units % WIDTH
-    for half in range(2):
-        b, begin = first + half * WIDTH, half * columns.shape[1]
+    for half in range(0, LANES, WIDTH):
         for o in range(0, whole, WIDTH):
-            transpose(columns, begin + o * WIDTH, WIDTH, WIDTH - 1, _PLUS, y, b * units + o, units)
-        for o in range(whole, units):
-            for l in range(WIDTH):
-                y[b + l, o] = columns[half, o * WIDTH + l]
+            at = (first + half) * units + o
+            transpose(tile, o * LANES + half, LANES, WIDTH - 1, _ONE, y, at, units)
+    for o in range(whole, units):
+        for l in range(LANES):
+            y[first + l, o] = tile[o * LANES + l]
 
 
 @kernel()
@@ -106,46 +77,101 @@ def tiles_of(share: int, shares: int, samples: int) -> tuple[int, int]:
     return tiles * share // shares, tiles * (share + 1) // shares
 
 
+# -- units: inlined, since a call would count references to its arrays, which takes as long as dozens of terms --------
+
+
+@kernel(inline="always")
+def above(x: Any, w: Any) -> Any:
+    return x - w
+
+
+@kernel(inline="always")
+def below(x: Any, w: Any) -> Any:
+    return w - x
+
+
+@kernel(inline="always")
+def list_max(
+    term: Callable[..., Any], tile: Array, place: Indices, weight: Array, most: Array, begin: int, end: int,
+    m0: Any, m1: Any,
+) -> Any:  # fmt: skip
+    """The largest of m0, m1 >= 0 and all terms of the steps begin..end, for either half of a tile of inputs."""
+    for step in range(begin, end):
+        limit = splat_at(most, step)
+        if at_least(m0, limit) & at_least(m1, limit) == _EVERY_LANE:
+            break
+        for n in range(step * STEP, (step + 1) * STEP):
+            w, at = splat_at(weight, n), offset_at(place, n)
+            m0 = larger_size(m0, term(load(tile, at), w))
+            m1 = larger_size(m1, term(load(tile, at + WIDTH), w))
+    return m0, m1
+
+
+@kernel(inline="always")
+def unit_max(
+    high: Array, low: Array, begin: Counts, end: Counts, place: Indices, weight: Array, most: Array, floor: Array,
+    o: int,
+) -> Any:  # fmt: skip
+    """The largest of floor[o], all high - w above and all w - low below, for either half of the tiles of inputs."""
+    m = splat_at(floor, o)
+    m0, m1 = list_max(above, high, place, weight, most, begin[o, ABOVE], end[o, ABOVE], m, m)
+    return list_max(below, low, place, weight, most, begin[o, BELOW], end[o, BELOW], m0, m1)
+
+
+@kernel(inline="always")
+def store_shifted(pair: Any, plus: Array, minus: Array, outputs: Array, o: int) -> None:
+    """Unit o of a tile of outputs: (pair + plus[o]) - minus[o], rounded in this order."""
+    m0, m1 = pair
+    store(outputs, o * LANES, (m0 + splat_at(plus, o)) - splat_at(minus, o))
+    store(outputs, o * LANES + WIDTH, (m1 + splat_at(plus, o)) - splat_at(minus, o))
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
 @kernel(parallel=True)
-def signed_least(lower: Array, upper: Array, shares: int) -> Array:
-    """What each signed input is at least in all boxes of the batch, [2 I]."""
+def box_of(lower: Array, upper: Array, shares: int) -> Array:
+    """The box that holds all boxes of a batch, [2, I]: its lower ends, its upper ends."""
     samples, features = lower.shape
-    least = np.full((shares, 2 * features), np.inf, np.float32)
+    box = np.empty((shares, 2, features), np.float32)
     for share in prange(shares):
+        box[share, 0], box[share, 1] = np.inf, -np.inf
         for b in range(samples * share // shares, samples * (share + 1) // shares):
             for i in range(features):
-                least[share, i] = min(least[share, i], lower[b, i])
-                least[share, features + i] = min(least[share, features + i], -upper[b, i])
+                box[share, 0, i] = min(box[share, 0, i], lower[b, i])
+                box[share, 1, i] = max(box[share, 1, i], upper[b, i])
     for share in range(1, shares):
-        least[0] = np.minimum(least[0], least[share])
-    return least[0]
+        box[0, 0] = np.minimum(box[0, 0], box[share, 0])
+        box[0, 1] = np.maximum(box[0, 1], box[share, 1])
+    return box[0]
 
 
 @kernel(parallel=True)
 def narrow(
-    begin: Counts, end: Counts, place: Indices, weight: Array, floor: Array, least: Array,
-    new_end: Counts, new_place: Indices, new_weight: Array, new_most: Array, shares: int,
+    begin: Counts, end: Counts, place: Indices, weight: Array, floor: Array, box: Array, new_end: Counts,
+    new_place: Indices, new_weight: Array, new_most: Array, shares: int,
 ) -> None:  # fmt: skip
-    """The terms that exceed the floor of their unit where a signed input is `least`, in their order, from begin on."""
+    """The terms that can exceed the floor of their unit for inputs in the box [2, I], in their order, from begin on."""
     reach = np.empty(len(weight), np.float32)
     for share in prange(shares):
         for o in range(len(floor) * share // shares, len(floor) * (share + 1) // shares):
-            # unsigned: of an index that could be negative, Numba asks every time whether it is
-            kept, least_distance = np.uint64(begin[o] * STEP), floor[o]
-            for n in range(kept, np.uint64(end[o] * STEP)):
-                at, w = place[n], weight[n]
-                now = w - least[np.uint64(at) // np.uint64(WIDTH)]
-                new_place[kept], new_weight[kept], reach[kept] = at, w, now  # overwritten unless it counts
-                kept += np.uint64(now > least_distance)
-            new_end[o] = (kept + np.uint64(STEP - 1)) // np.uint64(STEP)
-            last = kept - np.uint64(1)
-            for n in range(kept, np.uint64(new_end[o] * STEP)):
-                new_place[n], new_weight[n], reach[n] = new_place[last], new_weight[last], reach[last]
-            largest = np.float32(0)
-            for step in range(new_end[o] - 1, begin[o] - 1, -1):
-                for n in range(step * STEP, (step + 1) * STEP):
-                    largest = max(largest, reach[n])
-                new_most[step] = largest
+            for side, sign in ((ABOVE, np.float32(1)), (BELOW, np.float32(-1))):
+                # unsigned: of an index that could be negative, Numba asks every time whether it is
+                kept, least_distance = np.uint64(begin[o, side] * STEP), floor[o]
+                for n in range(kept, np.uint64(end[o, side] * STEP)):
+                    at, w = place[n], weight[n]
+                    now = sign * (box[1 - side, np.uint64(at) // np.uint64(LANES)] - w)
+                    new_place[kept], new_weight[kept], reach[kept] = at, w, now  # overwritten unless it counts
+                    kept += np.uint64(now > least_distance)
+                new_end[o, side] = (kept + np.uint64(STEP - 1)) // np.uint64(STEP)
+                last = kept - np.uint64(1)
+                for n in range(kept, np.uint64(new_end[o, side] * STEP)):
+                    new_place[n], new_weight[n], reach[n] = new_place[last], new_weight[last], reach[last]
+                largest = np.float32(0)
+                for step in range(new_end[o, side] - 1, begin[o, side] - 1, -1):
+                    for n in range(step * STEP, (step + 1) * STEP):
+                        largest = max(largest, reach[n])
+                    new_most[step] = largest
 
 
 @kernel(parallel=True)
@@ -154,17 +180,17 @@ def forward(
     minus: Array, y: Array, shares: int,
 ) -> None:  # fmt: skip
     """y [B, O] = (distance + plus) - minus for x [B, I]."""
-    samples, half = len(x), 2 * x.shape[1] * WIDTH
+    samples = len(x)
     for share in prange(shares):
-        tile, columns = empty_tile(x.shape[1]), np.empty((2, len(floor) * WIDTH), np.float32)
+        inputs, outputs = empty_tile(x.shape[1]), empty_tile(len(floor))
         t0, t1 = tiles_of(share, shares, samples)
         for t in range(t0, t1):
             b = min(t * LANES, samples - LANES)
-            fill_tile(x, x, b, tile)
+            fill_tile(x, b, inputs)
             for o in range(len(floor)):
-                largest = unit_max(tile, half, place, weight, most, begin[o], end[o], floor[o])
-                store_shifted(largest, plus[o], minus[o], columns, o)
-            store_samples(columns, y, b)
+                largest = unit_max(inputs, inputs, begin, end, place, weight, most, floor, o)
+                store_shifted(largest, plus, minus, outputs, o)
+            store_tile(outputs, y, b)
 
 
 @kernel(parallel=True)
@@ -173,19 +199,19 @@ def forward_bounds(
     plus: Array, minus: Array, least: Array, greatest: Array, shares: int,
 ) -> None:  # fmt: skip
     """The same for the least and greatest distance over boxes, [B, O] each."""
-    samples, half = len(lower), 2 * lower.shape[1] * WIDTH
+    samples = len(lower)
     for share in prange(shares):
-        near, far = empty_tile(lower.shape[1]), empty_tile(lower.shape[1])
-        small, large = np.empty((2, len(floor) * WIDTH), np.float32), np.empty((2, len(floor) * WIDTH), np.float32)
+        low, high = empty_tile(lower.shape[1]), empty_tile(lower.shape[1])
+        small, large = empty_tile(len(floor)), empty_tile(len(floor))
         t0, t1 = tiles_of(share, shares, samples)
         for t in range(t0, t1):
             b = min(t * LANES, samples - LANES)
-            fill_tile(upper, lower, b, near)  # the least of w - x and x - w
-            fill_tile(lower, upper, b, far)
+            fill_tile(lower, b, low)
+            fill_tile(upper, b, high)
             for o in range(len(floor)):
-                shortest = unit_max(near, half, place, weight, most, begin[o], end[o], floor[o])
-                longest = unit_max(far, half, place, weight, most, begin[o], end[o], floor[o])
-                store_shifted(shortest, plus[o], minus[o], small, o)
-                store_shifted(longest, plus[o], minus[o], large, o)
-            store_samples(small, least, b)
-            store_samples(large, greatest, b)
+                shortest = unit_max(low, high, begin, end, place, weight, most, floor, o)
+                longest = unit_max(high, low, begin, end, place, weight, most, floor, o)
+                store_shifted(shortest, plus, minus, small, o)
+                store_shifted(longest, plus, minus, large, o)
+            store_tile(small, least, b)
+            store_tile(large, greatest, b)

@@ -28,8 +28,9 @@ def needed_weights(box: Box, w: Tensor, p: float = math.inf) -> Tensor:
 def visited_weights(y: Tensor, w: Tensor, box: Box, together: int) -> Tensor:
     """The least share of the weights w [O, I] that samples taken `together` at a time must look at to be done.
 
-    Terms come in the order of the most that they can be, u_i - w_i and w_i - l_i over a box [1, I] of all inputs: a
-    unit is done once each sample of a group has reached what the next term can be. y [B, O]: the distances -> [groups].
+    Terms of either side come in the order of the most that they can be, u_i - w_i or w_i - l_i over a box [1, I] of all
+    inputs: a side is done once each sample of a group has reached what its next term can be. y [B, O]: the distances ->
+    [groups].
     """
     most = torch.cat([box.upper - w, w - box.lower], 1)
     reached = [group.amin(0)[:, None] for group in y.split(together)]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib.ops import reference, simd, sparse, sparse_kernels
+from lib.ops import reference, sparse, sparse_kernels
 
 SHAPES = [(1, 1, 1), (3, 63, 10), (33, 257, 65), (64, 100, 7), (70, 30, 40)]
 
@@ -43,28 +43,36 @@ def test_bounds_are_those_over_all_weights(shape: tuple[int, int, int]) -> None:
         assert torch.equal(a, (b + plus) - minus)
 
 
+def rows(lists: sparse.Shortlists) -> list[slice]:
+    """The steps of every list: of each unit those above and those below."""
+    return [slice(*ends) for ends in zip(lists.begin.flat, lists.end.flat, strict=True)]
+
+
+def terms(steps: slice) -> slice:
+    return slice(sparse_kernels.STEP * steps.start, sparse_kernels.STEP * steps.stop)
+
+
 def test_a_list_leaves_out_what_cannot_exceed_the_floor() -> None:
     weight = torch.tensor([[0.0, 5.0, 1.0, -2.0], [3.0, 0.0, 0.0, 0.0]])
     above = torch.tensor([[1.0, 0.0, 4.0, 3.0], [9.0, 0.0, 0.0, 0.0]])
     below = torch.tensor([[2.0, 2.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     lists = sparse.shortlists(weight, above, below, torch.tensor([2.0, 1.0]))
-    assert lists.begin.tolist() == [0, 1] and lists.end.tolist() == [1, 2]
-    # In the order of the most that each can be: 1 above 1.0, 3 above -2.0, 1 below 5.0; the last fills up the step.
-    first, second = (np.stack([lists.place // simd.WIDTH, lists.weight], 1).reshape(2, sparse_kernels.STEP, 2)).tolist()
-    assert first == [[6, -1], [7, 2], *[[1, 5]] * (sparse_kernels.STEP - 2)]
-    assert second == [[4, -3]] * sparse_kernels.STEP
-    assert lists.most.tolist() == [4, 9]
+    assert lists.begin.tolist() == [[0, 1], [2, 3]] and lists.end.tolist() == [[1, 2], [3, 3]]
+    # In the order of the most that each can be: 4 above 1.0, 3 above -2.0; the last fills up the step.
+    step = sparse_kernels.STEP
+    found = np.stack([lists.place // sparse_kernels.LANES, lists.weight], 1).reshape(3, step, 2).tolist()
+    assert found == [[[2, 1], *[[3, -2]] * (step - 1)], [[1, 5]] * step, [[0, 3]] * step]
+    assert lists.most.tolist() == [4, 2.5, 9]
     assert lists.kept(4).tolist() == [[False, True, True, True], [True, False, False, False]]
 
 
 def test_no_term_of_a_step_or_behind_it_can_be_more_than_its_most() -> None:
     _, w, lists = random_case(33, 257, 65)
-    side = torch.cat([w + 1, 1 - w], 1).numpy()
-    for o in range(len(w)):
-        steps = slice(lists.begin[o], lists.end[o])
-        terms = lists.place.reshape(-1, sparse_kernels.STEP)[steps] // simd.WIDTH
-        assert np.array_equal(side[o][terms].max(1), lists.most[steps])
-        assert (np.diff(lists.most[steps]) <= 0).all() and (lists.most[steps] > lists.floor[o]).all()
+    sides = torch.stack([1 - w, w + 1], 1).flatten(0, 1).numpy()
+    for most, floor, steps in zip(sides, lists.floor.repeat(2), rows(lists), strict=True):
+        columns = lists.place[terms(steps)].reshape(-1, sparse_kernels.STEP) // sparse_kernels.LANES
+        assert np.array_equal(most[columns].max(1), lists.most[steps])
+        assert (np.diff(lists.most[steps]) <= 0).all() and (lists.most[steps] > floor).all()
 
 
 def narrow_case() -> tuple[Tensor, Tensor, Tensor, sparse.Shortlists]:
@@ -75,22 +83,23 @@ def narrow_case() -> tuple[Tensor, Tensor, Tensor, sparse.Shortlists]:
     return x - 0.1, x, w, lists
 
 
+def reaches(lists: sparse.Shortlists, steps: slice, row: int, lower: Tensor, upper: Tensor) -> np.ndarray:
+    """What the terms of a list are at most in a box."""
+    columns, weight = lists.place[terms(steps)] // sparse_kernels.LANES, lists.weight[terms(steps)]
+    return weight - lower.numpy()[columns] if row % 2 else upper.numpy()[columns] - weight
+
+
 def test_narrowed_lists_hold_what_can_count_for_any_sample_in_the_same_order() -> None:
     lower, upper, _, lists = narrow_case()
-    step = sparse_kernels.STEP
     narrow = sparse.narrowed(lists, lower, upper)
-    least = torch.cat([lower.amin(0), -upper.amax(0)]).numpy()
-    for o in range(len(lists.floor)):
-        all_terms = slice(step * lists.begin[o], step * lists.end[o])
-        place, weight = lists.place[all_terms], lists.weight[all_terms]
-        counts = weight - least[place // simd.WIDTH] > lists.floor[o]
-        left = slice(step * narrow.begin[o], step * narrow.end[o])
-        wanted = place[counts]
-        assert np.array_equal(narrow.place[left][: len(wanted)], wanted)
-        assert (narrow.place[left][len(wanted) :] == wanted[-1:]).all()
-        most = (narrow.weight[left] - least[narrow.place[left] // simd.WIDTH]).reshape(-1, step).max(1, initial=0)
-        running = np.maximum.accumulate(most[::-1])[::-1]
-        assert np.array_equal(narrow.most[narrow.begin[o] : narrow.end[o]], running)
+    ends = lower.amin(0), upper.amax(0)
+    assert np.array_equal(narrow.begin, lists.begin)
+    for row, (whole, left) in enumerate(zip(rows(lists), rows(narrow), strict=True)):
+        counts = reaches(lists, whole, row, *ends) > lists.floor[row // 2]
+        wanted, found = lists.place[terms(whole)][counts], narrow.place[terms(left)]
+        assert np.array_equal(found[: len(wanted)], wanted) and (found[len(wanted) :] == wanted[-1:]).all()
+        most = reaches(narrow, left, row, *ends).reshape(-1, sparse_kernels.STEP).max(1, initial=0)
+        assert np.array_equal(narrow.most[left], np.maximum.accumulate(most[::-1])[::-1])
     assert (narrow.end - narrow.begin).sum() < 0.8 * (lists.end - lists.begin).sum()
     assert (narrow.kept(61) <= lists.kept(61)).all() and narrow.kept(61).sum() < lists.kept(61).sum()
 
@@ -102,14 +111,13 @@ def test_narrowed_lists_do_not_depend_on_the_number_of_threads(restored_threads:
     torch.set_num_threads(2)
     two = sparse.narrowed(lists, lower, upper)
     # more shares than there are units, of a box whose ends lie in single samples
-    least = sparse_kernels.signed_least(lower.numpy(), upper.numpy(), 50)
-    assert np.array_equal(least, torch.cat([lower.amin(0), -upper.amax(0)]).numpy())
-    for o in range(len(lists.floor)):
-        steps = slice(one.begin[o], one.end[o])
-        terms = slice(sparse_kernels.STEP * one.begin[o], sparse_kernels.STEP * one.end[o])
-        assert one.end[o] == two.end[o] and np.array_equal(one.most[steps], two.most[steps])
-        assert np.array_equal(one.place[terms], two.place[terms])
-        assert np.array_equal(one.weight[terms], two.weight[terms])
+    box = sparse_kernels.box_of(lower.numpy(), upper.numpy(), 50)
+    assert np.array_equal(box, torch.stack([lower.amin(0), upper.amax(0)]).numpy())
+    assert np.array_equal(one.end, two.end)
+    for steps in rows(one):
+        assert np.array_equal(one.most[steps], two.most[steps])
+        assert np.array_equal(one.place[terms(steps)], two.place[terms(steps)])
+        assert np.array_equal(one.weight[terms(steps)], two.weight[terms(steps)])
 
 
 def test_narrowed_lists_give_the_same_distances_and_bounds() -> None:
@@ -131,7 +139,7 @@ def test_lists_whose_terms_all_stay_below_the_floor_become_empty() -> None:
     high = lists._replace(floor=np.full(9, 3.5, np.float32))
     narrow = sparse.narrowed(high, middle, middle)
     away = np.abs(w.numpy()).max(1) > 3.5
-    assert np.array_equal(narrow.end > narrow.begin, away) and not away.all()
+    assert np.array_equal((narrow.end > narrow.begin).any(1), away) and not away.all()
 
 
 def test_few_samples_keep_whole_lists() -> None:
