@@ -42,13 +42,13 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
 
 def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:
     for name, values in {**net.state_dict(), "normalize.mean": net.normalize.mean}.items():
-        if not torch.isfinite(values).all():
+        if not all(math.isfinite(end) for end in _ends(values)):
             raise ValueError(f"net must have finite weights, got a non-finite entry in {name}")
     if not SMALLEST_STD <= net.std <= 1 / SMALLEST_STD:
         raise ValueError(f"net must have a std between 2^-100 and 2^100, got {net.std}")
     if not x.numel():
         return
-    low, high = (end.item() for end in x.aminmax())
+    low, high = _ends(x)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("x must be finite, got NaN or infinity")
     if low < 0 or high > 1:
@@ -56,6 +56,12 @@ def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:
     first, last = (int(end) for end in y.long().aminmax())  # of unsigned integers torch knows no minimum
     if first < 0 or last >= net.num_classes:
         raise ValueError(f"y must lie in 0..{net.num_classes - 1}, got labels from {first} to {last}")
+
+
+def _ends(values: Tensor) -> tuple[float, float]:
+    """The least and the largest entry; both are NaN where one is."""
+    low, high = values.aminmax()
+    return low.item(), high.item()
 
 
 @contextmanager
