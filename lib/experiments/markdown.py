@@ -38,7 +38,7 @@ _NAMES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "smooth_gradient": ("Smoothed", str),
     "identity_init": ("Identity map", str),
     "weight_decay": ("Decay", str),
-    "flops": ("FLOPs", lambda count: _flops(count)),
+    "flops": ("FLOPs: paper", lambda count: _flops(count)),
 }
 _DATA = {"CIFAR10": "CIFAR-10", "FashionMNIST": "Fashion-MNIST", "TinyImageNet": "Tiny ImageNet"}
 _HEADS = {
@@ -123,6 +123,8 @@ def _compared(index: Any, row: Any, ours: Sequence[str], top: dict[str, set[Any]
     cells = {head: show(row[name]) for name, (head, show) in _NAMES.items() if name in row}
     if row.get("reference"):
         cells["Method"] += f" ({row['reference']})"
+    if row["runs"] and ("flops" in row or "seconds" in ours):
+        cells["FLOPs: ours"] = _flops(row["our_flops"])
     if row["recipe"]:
         cells["Our runs"] = _budget(row) + (f", {_runs(row['runs'])}" if row["runs"] else "")
     for name, head in _HEADS.items():
@@ -130,9 +132,9 @@ def _compared(index: Any, row: Any, ours: Sequence[str], top: dict[str, set[Any]
             if column in row and (whose == "paper" or (row["runs"] and name in ours)):
                 text = with_spread(row, column)
                 cells[f"{head}: {whose}"] = f"**{text}**" if index in top.get(column, ()) else text
-    if "seconds" in ours:
-        return cells | ({"FLOPs: ours": _flops(row["our_flops"])} if row["runs"] else {})
-    return cells | ({_DIFFERENCE: _signed(row["difference"])} if row["runs"] else {})
+    if row["runs"] and "seconds" not in ours:
+        cells[_DIFFERENCE] = _signed(row["difference"])
+    return cells
 
 
 def _budget(row: Any) -> str:

@@ -31,8 +31,8 @@ class Leads(NamedTuple):
 def follow(net: Net, box: Box) -> list[tuple[str, Box]]:
     """The box of images after each step of the net at p = inf, by name: pixels, layer 1, ..., logits.
 
-    "pixels" is in network units. A plain net ends with its logits; a composite net goes on with "fc1", "tanh" and its
-    logits, in float64, widened by what float32 can round.
+    "pixels" is in network units. A plain net ends with its logits; a composite net goes on with "head: affine",
+    "head: tanh" and its logits, in float64, widened by what float32 can round.
     """
     with torch.no_grad(), evaluation_mode(net):
         boxes = [("pixels", net.normalize.bounds(box))]
@@ -41,7 +41,7 @@ def follow(net: Net, box: Box) -> list[tuple[str, Box]]:
         features = boxes[-1][1].map(lambda v: v.flatten(1))
         if isinstance(net, CompositeNet):
             hidden = net.head.fc1.bounds(features)
-            boxes += [("fc1", hidden), ("tanh", net.head.tanh.bounds(hidden))]
+            boxes += [("head: affine", hidden), ("head: tanh", net.head.tanh.bounds(hidden))]
         return [*boxes, ("logits", net.logit_bounds(features))]
 
 

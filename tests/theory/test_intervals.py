@@ -39,7 +39,7 @@ class TestFollow:
     def test_names_every_step_and_ends_with_the_bounds_of_the_net(self, kind: type[Net]) -> None:
         net, box = random_net(kind, 0), pixel_box(sample(0), 0.1)
         steps = follow(net, box)
-        hidden = ["layer 1"] if kind is LInfDistNet else ["layer 1", "layer 2", "fc1", "tanh"]
+        hidden = ["layer 1"] if kind is LInfDistNet else ["layer 1", "layer 2", "head: affine", "head: tanh"]
         assert [name for name, _ in steps] == ["pixels", *hidden, "logits"]
         assert all(torch.equal(a, b) for a, b in zip(steps[-1][1], net.bounds(box), strict=True))
 
