@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.experiments.record import COLUMNS, SCHEMA, Record, Table, check_agreement, check_schema
+from lib.files import replacing
 from lib.recipes import Recipe
 
 __all__ = ["Record", "Table", "path_of", "read", "read_table", "records", "write"]
@@ -45,18 +45,14 @@ def write(record: Record, table: Table, results: str | Path) -> Path:
     path = path_of(results, record.recipe, record.budget, record.seed, record.overrides)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = path.with_suffix(".npz")
-    new_data, new_path = (target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in (data, path))
     try:
-        with new_data.open("wb") as stream:
-            np.savez_compressed(stream, **_columns(table))
-        new_path.write_text(_to_json(record), encoding="utf-8")
-        # an old record must not be seen with a new table
-        path.unlink(missing_ok=True)
-        new_data.replace(data)
-        new_path.replace(path)
+        with replacing(path) as new_path, replacing(data) as new_data:
+            with new_data.open("wb") as stream:
+                np.savez_compressed(stream, **_columns(table))
+            new_path.write_text(_to_json(record), encoding="utf-8")
+            # an old record must not be seen with a new table
+            path.unlink(missing_ok=True)
     finally:
-        new_data.unlink(missing_ok=True)
-        new_path.unlink(missing_ok=True)
         if not path.exists():
             data.unlink(missing_ok=True)
     return path

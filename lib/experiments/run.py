@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lib import recipes
 from lib.experiments import ledger, provenance
 from lib.experiments.evaluate import ATTACKS, CERTIFICATES, evaluate
 from lib.experiments.record import Record, Table, check_agreement
+from lib.files import replacing
 from lib.nets.models import Net, build
 from lib.nets.store import save
 from lib.recipes import Budget, Recipe
@@ -72,11 +74,13 @@ def run(
     """
     resolved, changed = _resolve(recipe, budget, overrides)
     _check(seed=seed, devices=devices, num_nodes=num_nodes, max_minutes=max_minutes)
+    seed, devices, num_nodes = int(seed), int(devices), int(num_nodes)  # NumPy's too
     target = resolve_device(device)
     check_ranks(resolved, devices, num_nodes)
     code = provenance.commit()  # of what is now loaded
     data = load_data(resolved, data_root)
     resolved = as_found(resolved, data)
+    changed = {name: getattr(resolved, name) for name in changed}
     path = ledger.path_of(results, resolved, budget, seed, changed)
     _check_replaces(path, resolved)
     workdir = path.with_name(f".{path.stem}")
@@ -180,16 +184,25 @@ def _measure(
 def _write(record: Record, table: Table, net: Net, path: Path, results: str | Path) -> None:
     check_agreement(record, table)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save(net.cpu(), path.with_suffix(".safetensors"))
-    ledger.write(record, table, results)
+    # an old record must not be seen with new weights
+    with replacing(path.with_suffix(".safetensors")) as weights:
+        save(net.cpu(), weights)
+        ledger.write(record, table, results)
 
 
-def _check(*, seed: int, devices: int, num_nodes: int, max_minutes: float | None) -> None:
+def _check(*, seed: Any, devices: Any, num_nodes: Any, max_minutes: Any) -> None:
     for name, value, least in (("seed", seed, 0), ("devices", devices, 1), ("num_nodes", num_nodes, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
+        if not _is_whole(value, least):
             raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least} and below 2^63")
-    if max_minutes is not None and not max_minutes > 0:
+    if max_minutes is not None and not (isinstance(max_minutes, int | float) and max_minutes > 0):
         raise ValueError(f"max_minutes is {max_minutes!r}, expected a positive number or None")
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    try:
+        return not isinstance(value, bool) and least <= index(value) < 2**63
+    except TypeError:
+        return False
 
 
 def _check_replaces(path: Path, recipe: Recipe) -> None:

@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from lib.files import replacing
 from lib.ops.cpu import LARGEST_SQUARED_P
 
 SCHEMA = 1
@@ -145,9 +145,8 @@ def write(speed: Speed, path: str | Path) -> None:
         del section["name"]
         section["timings"] = [timing | {"p": str(timing["p"])} for timing in section["timings"]]
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    new.write_text(json.dumps(body, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    new.replace(path)
+    with replacing(path) as new:
+        new.write_text(json.dumps(body, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _section(name: str, raw: dict[str, Any]) -> Section:

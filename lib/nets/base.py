@@ -2,19 +2,19 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from lib.nets.arguments import integer, real
-from lib.nets.box import Box
+from lib.nets.box import Box, check_ends
 from lib.nets.head import MLPHead
-from lib.nets.layers import LInfDist, LInfDistConv2d, Normalize
+from lib.nets.layers import DistanceLayer, LInfDist, Normalize
 from lib.nets.sealed import check_together
 
-DistanceLayer = LInfDist | LInfDistConv2d
+FLUSHED = 2.0**-123  # more than an operation can move two logits apart by flushing denormals, in float32
 
 
 class DistanceNet(nn.Module, ABC):
@@ -83,16 +83,13 @@ class DistanceNet(nn.Module, ABC):
 
         Raises ValueError unless x is [B, C, H, W] with the net's own C, H, W.
         """
-        self._check_shape("x", x)
-        check_together(self.parts())
-        outputs = [self.normalize(x)]
-        for layer in self._feature_layers():
-            outputs.append(layer(outputs[-1], p))
-        return outputs
+        return list(self._outputs(x, p))
 
     def features(self, x: Tensor, p: float = math.inf) -> Tensor:
         """f(x) [B, width]: the distance net below the top, not negated; x [B, C, H, W] in [0, 1]."""
-        return self.activations(x, p)[-1].flatten(1)
+        for output in self._outputs(x, p):  # one at a time: all of them at once fill a memory
+            features = output
+        return features.flatten(1)
 
     def feature_bounds(self, box: Box) -> Box:
         """Bounds [B, width] of `features` at p = inf over a box of images, sound for float32 as executed.
@@ -102,6 +99,8 @@ class DistanceNet(nn.Module, ABC):
         if any(module.training for module in self.modules()):
             raise ValueError("bounds need a net in evaluation mode, got one in training mode (call net.eval())")
         self._check_shape("box", box.lower)
+        check_ends(box)
+        self.normalize.check()
         if not (box.lower <= box.upper).all():
             raise ValueError("box must have lower <= upper everywhere, got a lower bound above its upper one, or NaN")
         check_together(self.parts())
@@ -141,6 +140,13 @@ class DistanceNet(nn.Module, ABC):
         distance = {id(weight) for weight in self.distance_weights()}
         return [parameter for parameter in self.parameters() if id(parameter) not in distance]
 
+    def _outputs(self, x: Tensor, p: float) -> Iterator[Tensor]:
+        self._check_shape("x", x)
+        check_together(self.parts())
+        yield (output := self.normalize(x))
+        for layer in self._feature_layers():
+            yield (output := layer(output, p))
+
     def _feature_layers(self) -> list[DistanceLayer]:
         return cast(list[DistanceLayer], list(self.layers))
 
@@ -168,11 +174,12 @@ class PlainNet(DistanceNet):
         return Box(-top.upper, -top.lower)
 
     def lead(self, features: Box, y: Tensor) -> Tensor:
-        """The difference of the bounds of two logits, its sign exact and its size rounded; -inf where a bound is
-        infinite: behind an infinite distance an executed value may be NaN, which no bound holds."""
+        """The difference of the bounds of two logits, less what they lose where some threads flush denormals to zero;
+        its sign is exact. -inf where a bound is infinite: behind an infinite distance an executed value may be NaN,
+        which no bound holds."""
         logits = self.logit_bounds(features)
         bounded = (logits.lower.isfinite() & logits.upper.isfinite()).all(1)
-        return torch.where(bounded, smallest_lead(logits, y), -math.inf)
+        return torch.where(bounded, smallest_lead(logits, y) - self.roundings() * FLUSHED, -math.inf)
 
 
 class CompositeNet(DistanceNet):

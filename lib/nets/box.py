@@ -31,3 +31,10 @@ class Box(NamedTuple):
     def magnitude(self) -> Tensor:
         """max |v| over the box, entrywise."""
         return torch.maximum(self.lower.abs(), self.upper.abs())
+
+
+def check_ends(box: Box) -> None:
+    """Raises ValueError for ends of different shape, dtype or device: kernels take them for one array of pairs."""
+    lower, upper = ((list(end.shape), end.dtype, str(end.device)) for end in box)
+    if lower != upper:
+        raise ValueError(f"box must have ends of one shape, dtype and device, got {lower} and {upper}")

@@ -8,6 +8,9 @@ from torch.nn import functional as F
 
 from lib.nets.box import Box
 
+# Entries that the W~ of all images of a batch may have together; beyond, they would leave the cache, or the memory.
+_CPU_ENTRIES, _GPU_ENTRIES = 2**23, 2**30
+
 UNIT_ROUNDOFF = 2.0**-24  # of float32, rounding to nearest
 LARGEST = 2.0**126  # a float32 sum whose terms are larger in all may overflow on the way: nothing bounds it
 TANH_ERROR = 8 * UNIT_ROUNDOFF  # |executed tanh - tanh|: library implementations stay within a few ulps of 1
@@ -148,6 +151,20 @@ def merged_margin(last: Linear, box: Box, y: Tensor) -> Tensor:
     """
     weight, bias = last.scaled_weight.to(box.lower), last.bias.to(box.lower)
     center = F.linear(box.center, weight, bias)
-    spread = (weight[None] - weight[:, None]).abs()  # [K (label), K, hidden]
-    halfwidth = torch.einsum("bh,bkh->bk", box.halfwidth, spread[y])
-    return center - center.gather(1, y[:, None]) + halfwidth
+    most = _CPU_ENTRIES if y.device.type == "cpu" else _GPU_ENTRIES
+    spread = _spread if len(y) * weight.numel() <= most else _spread_by_label
+    return center - center.gather(1, y[:, None]) + spread(weight, box.halfwidth, y)
+
+
+def _spread(weight: Tensor, r: Tensor, y: Tensor) -> Tensor:
+    """|W~| r [B, K] at once, with a W~ for each image."""
+    differences = (weight[None] - weight[:, None]).abs()  # [K (label), K, hidden]
+    return torch.einsum("bh,bkh->bk", r, differences[y])
+
+
+def _spread_by_label(weight: Tensor, r: Tensor, y: Tensor) -> Tensor:
+    """The same with one W~ for all images of a label."""
+    order, counts = y.argsort(stable=True), y.bincount(minlength=len(weight)).tolist()
+    groups = r[order].split(counts)
+    spreads = [F.linear(group, (weight - row).abs()) for group, row in zip(groups, weight, strict=True) if len(group)]
+    return torch.cat(spreads)[order.argsort()]

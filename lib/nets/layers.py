@@ -1,6 +1,7 @@
 """Distance layers: every one is 1-Lipschitz in l_inf at p = inf (Fact 3.4) and bounds its own output over a box."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import cast
 
 import torch
@@ -9,12 +10,14 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
-from lib.nets.arguments import integer
+from lib.nets.arguments import integer, real
 from lib.nets.box import Box
 from lib.ops import linf_dist_bounds, lp_dist
 
 # Entries of all patches that are made at a time: what a cache holds, and what fills a GPU.
 _CPU_PATCHES, _GPU_PATCHES = 2**20, 2**28
+
+SMALLEST_STD = 2.0**-100  # below it the float32 nearest to a std may be far from it
 
 
 class MeanShift(nn.Module):
@@ -26,7 +29,10 @@ class MeanShift(nn.Module):
 
     Args:
         features: units, or channels.
-        momentum: weight of the newest batch in running_mean, which starts at 0.
+        momentum: weight of the newest batch in running_mean, which starts at 0; from 0 to 1.
+
+    Raises:
+        ValueError, TypeError: features that are no integer of at least 1, momentum that is no number from 0 to 1.
     """
 
     running_mean: Tensor
@@ -34,25 +40,23 @@ class MeanShift(nn.Module):
     def __init__(self, features: int, momentum: float = 0.1) -> None:
         super().__init__()
         integer("features", features, at_least=1)
-        self.momentum = momentum
+        self.momentum = real("momentum", momentum)
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
         self.register_buffer("running_mean", torch.zeros(features))
 
     def forward(self, y: Tensor, p: float = math.inf) -> Tensor:
         """y [B, features] or [B, features, H, W], shifted; p is not used. ValueError for an empty training batch."""
         if not self.training:
-            return y - self._per_unit(self.running_mean, y)
+            return y - _per_unit(self.running_mean, y)
         mean = self._batch_mean(y)
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
-        return y - self._per_unit(mean, y)
+        return y - _per_unit(mean, y)
 
     def bounds(self, box: Box) -> Box:
         """The same subtraction at both ends: rounding is monotone, so executed values stay inside."""
-        return box.map(lambda y: y - self._per_unit(self.running_mean, y))
-
-    @staticmethod
-    def _per_unit(mean: Tensor, y: Tensor) -> Tensor:
-        return mean.view(-1, *[1] * (y.dim() - 2))
+        return box.map(lambda y: y - _per_unit(self.running_mean, y))
 
     @staticmethod
     def _batch_mean(y: Tensor) -> Tensor:
@@ -87,7 +91,57 @@ def _mean_over_ranks(total: Tensor, samples: int) -> Tensor:
     return both[:-1] / both[-1]
 
 
-class LInfDist(nn.Module):
+class DistanceLayer(nn.Module, ABC):
+    """What distance layers share: behind the distances a bias and a mean shift, where there are any, and their proofs.
+
+    Attributes:
+        weight: [units, inputs of a unit ...].
+        bias: [units], or None.
+        shift: of the units, or None.
+    """
+
+    bias: nn.Parameter | None
+    shift: MeanShift | None
+
+    def __init__(self, weight: Tensor, *, bias: bool, mean_shift: bool) -> None:
+        super().__init__()
+        units = len(weight)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(units)) if bias else None
+        self.shift = MeanShift(units) if mean_shift else None
+
+    @abstractmethod
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """A batch of inputs -> a batch of outputs."""
+
+    @abstractmethod
+    def bounds(self, box: Box) -> Box:
+        """Bounds at p = inf in evaluation mode, exact for each unit over the box (reference of Appendix B)."""
+
+    @property
+    def roundings(self) -> int:
+        """Float32 roundings between an input and its output: one difference, one of a bias, one of a mean shift."""
+        return 1 + (self.bias is not None) + (self.shift is not None)
+
+    def offset(self) -> Tensor:
+        """The most that bias and mean shift together move an output: max_k |b_k| + max_k |running_mean_k|."""
+        constants = [] if self.bias is None else [self.bias.detach()]
+        constants += [] if self.shift is None else [self.shift.running_mean]
+        return sum((c.abs().amax() for c in constants), torch.zeros(()))
+
+    def _finish(self, distances: Tensor, p: float) -> Tensor:
+        y = self._biased(distances)
+        return y if self.shift is None else self.shift(y, p)
+
+    def _finish_bounds(self, distances: Box) -> Box:
+        biased = distances.map(self._biased)
+        return biased if self.shift is None else self.shift.bounds(biased)
+
+    def _biased(self, y: Tensor) -> Tensor:
+        return y if self.bias is None else y + _per_unit(self.bias, y)
+
+
+class LInfDist(DistanceLayer):
     """A layer of distance neurons, y_k = ||x - w_k||_p + b_k, then the mean shift (Eq. 2, 3).
 
     Args:
@@ -98,7 +152,7 @@ class LInfDist(nn.Module):
             each unit first copies an input: |x_k + 10| is the largest distance by far (Section 5.3). 0 leaves the draw.
 
     Raises:
-        ValueError, TypeError: widths that are not integers of at least 1.
+        ValueError, TypeError: widths that are not integers of at least 1, an identity that is no finite number.
     """
 
     def __init__(
@@ -110,21 +164,10 @@ class LInfDist(nn.Module):
         mean_shift: bool = True,
         identity: float = 10.0,
     ) -> None:
-        super().__init__()
-        in_features = integer("in_features", in_features, at_least=1)
-        out_features = integer("out_features", out_features, at_least=1)
-        self.weight = nn.Parameter(torch.randn(out_features, in_features))
-        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-        self.shift = MeanShift(out_features) if mean_shift else None
-        if identity and in_features <= out_features:
-            unit = torch.arange(out_features)
-            with torch.no_grad():
-                self.weight[unit, unit % in_features] = -identity
-
-    @property
-    def roundings(self) -> int:
-        """Float32 roundings between an input and its output: one difference, one of a bias, one of a mean shift."""
-        return _roundings(self.bias, self.shift)
+        inputs = integer("in_features", in_features, at_least=1)
+        units = integer("out_features", out_features, at_least=1)
+        weight = _drawn(units, inputs, identity=real("identity", identity))
+        super().__init__(weight, bias=bias, mean_shift=mean_shift)
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, ...] of d_in features in all -> [B, d_out]; ValueError where the features do not match."""
@@ -134,19 +177,8 @@ class LInfDist(nn.Module):
         """Bounds at p = inf in evaluation mode, exact for each unit over the box (reference of Appendix B)."""
         return self._finish_bounds(Box(*linf_dist_bounds(box.lower.flatten(1), box.upper.flatten(1), self.weight)))
 
-    def offset(self) -> Tensor:
-        """The most that bias and mean shift together move an output: max_k |b_k| + max_k |running_mean_k|."""
-        return _offset(self.bias, self.shift)
 
-    def _finish(self, y: Tensor, p: float) -> Tensor:
-        y = y if self.bias is None else y + self.bias
-        return y if self.shift is None else self.shift(y, p)
-
-    def _finish_bounds(self, distances: Box) -> Box:
-        return _finish_bounds(distances, self.bias, self.shift)
-
-
-class LInfDistConv2d(nn.Module):
+class LInfDistConv2d(DistanceLayer):
     """Distance neurons over patches: Eq. 3 on each k x k patch with shared weights, then the mean shift per channel.
 
     1-Lipschitz for any stride: an output looks at a subset of coordinates, and zero padding adds constants.
@@ -172,40 +204,24 @@ class LInfDistConv2d(nn.Module):
         mean_shift: bool = True,
         identity: float = 10.0,
     ) -> None:
-        super().__init__()
-        in_channels = integer("in_channels", in_channels, at_least=1)
-        out_channels = integer("out_channels", out_channels, at_least=1)
-        self.kernel_size = integer("kernel_size", kernel_size, at_least=1)
-        self.stride, self.padding = integer("stride", stride, at_least=1), integer("padding", padding, at_least=0)
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, self.kernel_size, self.kernel_size))
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.shift = MeanShift(out_channels) if mean_shift else None
-        if identity and in_channels <= out_channels:
-            unit, tap = torch.arange(out_channels), self.kernel_size // 2
-            with torch.no_grad():
-                self.weight[unit, unit % in_channels, tap, tap] = -identity
-
-    @property
-    def roundings(self) -> int:
-        """Float32 roundings between an input and its output: one difference, one of a bias, one of a mean shift."""
-        return _roundings(self.bias, self.shift)
+        channels = integer("in_channels", in_channels, at_least=1)
+        units = integer("out_channels", out_channels, at_least=1)
+        side = integer("kernel_size", kernel_size, at_least=1)
+        step, border = integer("stride", stride, at_least=1), integer("padding", padding, at_least=0)
+        weight = _drawn(units, channels, side, side, identity=real("identity", identity))
+        super().__init__(weight, bias=bias, mean_shift=mean_shift)
+        self.kernel_size, self.stride, self.padding = side, step, border
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, C_in, H, W] -> [B, C_out, H', W']; ValueError where the channels do not match."""
         w = self.weight.flatten(1)
-        y = torch.cat([self._as_image(lp_dist(self._patches(part), w, p), part) for part in self._parts(x)])
-        y = y if self.bias is None else y + self.bias.view(-1, 1, 1)
-        return y if self.shift is None else self.shift(y, p)
+        images = [self._as_image(lp_dist(self._patches(part), w, p), part) for part in self._parts(x)]
+        return self._finish(torch.cat(images), p)
 
     def bounds(self, box: Box) -> Box:
         """Bounds at p = inf in evaluation mode, exact for each unit over the box."""
         parts = [self._bounds_of(*ends) for ends in zip(self._parts(box.lower), self._parts(box.upper), strict=True)]
-        distances = Box(*(torch.cat(ends) for ends in zip(*parts, strict=True)))
-        return _finish_bounds(distances, None if self.bias is None else self.bias.view(-1, 1, 1), self.shift)
-
-    def offset(self) -> Tensor:
-        """The most that bias and mean shift together move an output."""
-        return _offset(self.bias, self.shift)
+        return self._finish_bounds(Box(*(torch.cat(ends) for ends in zip(*parts, strict=True))))
 
     def _bounds_of(self, lower: Tensor, upper: Tensor) -> Box:
         ends = linf_dist_bounds(self._patches(lower), self._patches(upper), self.weight.flatten(1))
@@ -235,6 +251,9 @@ class Normalize(nn.Module):
     Args:
         mean: per channel, in pixel units ([0, 1]).
         std: in pixel units; a radius eps in pixels is eps / std behind this layer.
+
+    Raises:
+        ValueError: as `check`.
     """
 
     mean: Tensor
@@ -242,7 +261,16 @@ class Normalize(nn.Module):
     def __init__(self, mean: tuple[float, ...], std: float) -> None:
         super().__init__()
         self.std = std
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        if not self.mean.is_meta:
+            self.check()
+
+    def check(self) -> None:
+        """Raises ValueError for a mean that is not finite in float32, or a std outside 2^-100 to 2^100."""
+        if not self.mean.isfinite().all():
+            raise ValueError(f"mean must be finite in float32, got {self.mean.flatten().tolist()}")
+        if not SMALLEST_STD <= self.std <= 1 / SMALLEST_STD:
+            raise ValueError(f"std must be between 2^-100 and 2^100, got {self.std}")
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, C, H, W] in pixels -> the same shape in network units; p is not used."""
@@ -253,16 +281,16 @@ class Normalize(nn.Module):
         return box.map(self)
 
 
-def _roundings(bias: Tensor | None, shift: MeanShift | None) -> int:
-    return 1 + (bias is not None) + (shift is not None)
+def _drawn(units: int, inputs: int, *taps: int, identity: float) -> Tensor:
+    """Weights from N(0, 1), with -identity where unit k looks at input k mod `inputs`, at its centre tap."""
+    weight = torch.randn(units, inputs, *taps)
+    if identity and inputs <= units:
+        unit = torch.arange(units)
+        centre = weight if not taps else weight[..., taps[0] // 2, taps[1] // 2]
+        centre[unit, unit % inputs] = -identity
+    return weight
 
 
-def _finish_bounds(distances: Box, bias: Tensor | None, shift: MeanShift | None) -> Box:
-    biased = distances if bias is None else distances.map(lambda y: y + bias)
-    return biased if shift is None else shift.bounds(biased)
-
-
-def _offset(bias: Tensor | None, shift: MeanShift | None) -> Tensor:
-    constants = [] if bias is None else [bias.detach()]
-    constants += [] if shift is None else [shift.running_mean]
-    return sum((c.abs().amax() for c in constants), torch.zeros(()))
+def _per_unit(values: Tensor, y: Tensor) -> Tensor:
+    """values [units] beside y [B, units] or [B, units, H, W]."""
+    return values.view(-1, *[1] * (y.dim() - 2))

@@ -25,7 +25,8 @@ def check_parts(net: DistanceNet, purpose: str) -> None:
         purpose: what is to be done with it, "certified", "pruned" or "saved".
 
     Raises:
-        TypeError: a module that is not one of this library's, subclasses included, or with a replaced method.
+        TypeError: a module that is not one of this library's, subclasses included, or with a replaced method; a part
+            that is no module of the net, as in a plain list.
         ValueError: a module with a forward hook; coefficients of a SortNet layer that are negative or of a sum above 1;
             a part of a pruned net that was changed, or is among others than it was pruned with.
     """
@@ -44,6 +45,11 @@ def check_parts(net: DistanceNet, purpose: str) -> None:
             _check_coefficients(module.coefficients, place, purpose)
         if isinstance(module, Sealed):
             module.check_constants()
+    missing = next((part for part in net.parts() if part not in set(net.modules())), None)
+    if missing is not None:
+        raise TypeError(
+            f"net must hold its parts as modules to be {purpose}, got a {type(missing).__name__} that is none of them"
+        )
     check_together(net.parts())
 
 

@@ -52,10 +52,10 @@ def prune(net: Prunable) -> Prunable:
         net: a net of dense distance layers in evaluation mode and float32.
 
     Raises:
-        ValueError: another kind of net, hooks, training mode, weights that are not finite. The pruned net in
-            turn refuses finite p, training mode, images or boxes that leave [0, 1], types smaller than float32, and
-            layers, weights, biases, running means or a normalisation changed since.
-        TypeError: other layers, replaced methods, weights that are not float32.
+        ValueError: hooks, training mode, weights that are not finite. The pruned net in turn refuses finite p,
+            training mode, images or boxes that leave [0, 1], types smaller than float32, and layers, weights, biases,
+            running means or a normalisation changed since.
+        TypeError: another kind of net, other layers, replaced methods, weights that are not float32.
     """
     _check(net)
     with torch.inference_mode(False):  # whose tensors count no writes
@@ -82,7 +82,7 @@ def _pruned(net: Prunable) -> Prunable:
 
 def _boxes(net: LInfDistNet | LInfDistNetMLP, layers: list[LInfDist]) -> list[Box]:
     """What each layer's inputs can be over all valid images, [1, d_in] each."""
-    black = torch.zeros(1, *net.input_shape)
+    black = layers[0].weight.new_zeros(1, *net.input_shape)
     boxes = [net.normalize.bounds(Box(black, black + 1)).map(lambda v: v.flatten(1))]
     for layer in layers[:-1]:
         boxes.append(layer.bounds(boxes[-1]))
@@ -91,8 +91,9 @@ def _boxes(net: LInfDistNet | LInfDistNetMLP, layers: list[LInfDist]) -> list[Bo
 
 def _check(net: Prunable) -> None:
     if not isinstance(net, LInfDistNet | LInfDistNetMLP):
-        raise ValueError(f"net must be an LInfDistNet or an LInfDistNetMLP to be pruned, got {type(net).__name__}")
+        raise TypeError(f"net must be an LInfDistNet or an LInfDistNetMLP to be pruned, got {type(net).__name__}")
     check_parts(net, "pruned")
+    net.normalize.check()
     check_neurons(net.stack())
     if any(module.training for module in net.modules()):
         raise ValueError("net must be in evaluation mode to be pruned, got training mode (call net.eval())")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.nets.box import Box
+from lib.nets.box import Box, check_ends
 from lib.nets.layers import LInfDist, Normalize
 from lib.ops import linf_dist_bounds
 from lib.ops.sparse import Shortlists, narrowed, shortlists
@@ -51,8 +51,12 @@ class Sealed(nn.Module, ABC):
         dtype = fn(torch.empty(1)).dtype
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"a pruned net must stay float32 or float64, got {dtype}: use the net it was made from")
+        before = [tensor.detach() for tensor in (*self.parameters(), *self.buffers())]
         with torch.inference_mode(False):  # whose tensors count no writes
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for old, new in zip(before, (*self.parameters(), *self.buffers()), strict=True):
+            if not torch.equal(new.to(old), old):
+                raise ValueError(_CHANGED)
         self._seal = self._constants()
         return self
 
@@ -105,7 +109,8 @@ class PrunedDist(Sealed, LInfDist):
     def bounds(self, box: Box) -> Box:
         """Bounds over a box inside the one the layer was made for."""
         self.check_constants()
-        if not self._fits(box.lower):
+        check_ends(box)
+        if not (self._fits(box.lower) and self._fits(box.upper)):
             return super().bounds(box)
         ends = box.map(lambda v: v.flatten(1))
         return Box(*sparse_dist_bounds(*ends, self._lists_within(*ends), *self._offsets()))
@@ -134,16 +139,16 @@ class PrunedDist(Sealed, LInfDist):
         """What is added to a distance and what is then subtracted, [d_out] each."""
         none = self.weight.new_zeros(len(self.weight))
         return (
-            none if self.bias is None else self.bias.detach(),
-            none if self.shift is None else self.shift.running_mean,
+            none if self.bias is None else self.bias.detach().contiguous(),
+            none if self.shift is None else self.shift.running_mean.contiguous(),
         )
 
 
 class _Memory:
     """Weights as they are, too many to be compared: equal while they lie in the same memory and nobody wrote there.
 
-    What is written through `.data` or NumPy torch does not count, nor anything in a copy made in inference mode; the
-    shortlists still give the net that was pruned.
+    What is written through `.data`, NumPy or a fused optimiser torch does not count, nor anything in a copy made in
+    inference mode; the shortlists still give the net that was pruned.
     """
 
     def __init__(self, weight: Tensor) -> None:

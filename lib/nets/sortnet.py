@@ -32,6 +32,9 @@ class SortLinear(LInfDist):
         in_features, out_features, bias, mean_shift, identity: as in `LInfDist`.
         keep_prob: q, 0 < q <= 1.
         top_k: K, the order statistics that count in evaluation, at most in_features.
+
+    Raises:
+        ValueError, TypeError: what `LInfDist` refuses, keep_prob outside (0, 1], top_k that is no integer from 1 on.
     """
 
     coefficients: Tensor
@@ -48,10 +51,10 @@ class SortLinear(LInfDist):
         identity: float = 10.0,
     ) -> None:
         super().__init__(in_features, out_features, bias=bias, mean_shift=mean_shift, identity=identity)
-        if not 0 < keep_prob <= 1:
+        self.keep_prob = real("keep_prob", keep_prob)
+        if not 0 < self.keep_prob <= 1:
             raise ValueError(f"keep_prob must lie in (0, 1], got {keep_prob}")
         places = min(integer("top_k", top_k, at_least=1), in_features)
-        self.keep_prob = float(keep_prob)
         self.register_buffer("coefficients", coefficients(self.keep_prob, places), persistent=False)
 
     @property
@@ -97,7 +100,7 @@ def coefficients(q: float, count: int) -> Tensor:
 class SortNet(PlainNet):
     """The l_inf-dist net with SortNet neurons behind its first layer: depth layers, logits = -(output of the last).
 
-    The first layer, which sees pixels, takes the whole maximum (q = 1), as in the released code.
+    The first of several layers, which sees pixels, takes the whole maximum (q = 1), as in the released code.
 
     Args:
         input_shape, num_classes, width, depth, mean, std, identity: as in `LInfDistNet`.

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lib.files import replacing
 from lib.nets.layers import LInfDist, Normalize
 from lib.nets.models import Net
 from lib.nets.parts import NETS, check_parts
@@ -23,9 +24,9 @@ def save(net: Net, path: str | Path) -> None:
     """Write weights, running means and architecture (normalisation included) to one file, atomically.
 
     Raises:
-        ValueError: a net that `load` would not give back: none of this library's nets, hooks, parts or a normalisation
-            that it was not built with, weights that are not finite, or one tensor in two places.
-        TypeError: other layers than this library's, replaced methods, weights that are not float32.
+        ValueError: a net that `load` would not give back: hooks, parts or a normalisation that it was not built with,
+            weights that are not finite, or one tensor in two places.
+        TypeError: none of this library's nets, other layers, replaced methods, weights that are not float32.
         FileNotFoundError: a path into a folder that is not there.
     """
     path = Path(path)
@@ -33,12 +34,8 @@ def save(net: Net, path: str | Path) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path must lie in a folder that is there, got {path}")
     header = {"architecture": json.dumps({"class": type(net).__name__, "arguments": net.config})}
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, partial, metadata=header)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as new:
+        save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, new, metadata=header)
 
 
 def load(path: str | Path) -> Net:
@@ -60,16 +57,19 @@ def load(path: str | Path) -> Net:
     with torch.device("meta"):  # where a header that asks for too much costs nothing
         _check_tensors(_from_header(architecture, tensors, path), tensors, path)
     # the initial draw is thrown away; what is made in inference mode could not be trained
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-        net = _from_header(architecture, tensors, path)
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        net = _from_header(architecture, tensors, path).float()
         net.load_state_dict(tensors)
     return net.eval()
 
 
 def _check(net: Net) -> None:
     if type(net) not in NETS:
-        raise ValueError(f"net must be one of {', '.join(_CLASSES)}, got {type(net).__name__}")
+        raise TypeError(f"net must be one of {', '.join(_CLASSES)}, got {type(net).__name__}")
     check_parts(net, "saved")
+    for name, module in net.named_modules():
+        if module._state_dict_hooks or module._state_dict_pre_hooks:
+            raise ValueError(f"net must have no hooks on its state to be saved, got some on {name or 'itself'}")
     _check_state(net.state_dict())
     mean, std = net.normalize.mean.flatten().cpu(), net.std
     built = torch.tensor(net.config["mean"], dtype=torch.float32), net.config["std"]
@@ -123,7 +123,8 @@ def _looks(module: nn.Module | None) -> dict[str, Any]:
     kind = whole.get(type(module), type(module)).__name__
     own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
     numbers = {name: value for name, value in own.items() if type(value) in (int, float, tuple)}
-    tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    plain = ((name, value) for name, value in own.items() if isinstance(value, Tensor))
+    tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False), *plain)
     return {"class": kind, **numbers, **{name: list(tensor.shape) for name, tensor in tensors}}
 
 

@@ -38,7 +38,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "5b00cfc4e8b4de32"
+PARTS = "de99b9afc50a253e"
 
 # Samples whose inputs and gradients stay in the first-level cache while a dense pass goes over the outputs, and outputs
 # whose pulls are added up apart: sums of sums keep the rounding small.

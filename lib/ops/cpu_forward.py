@@ -43,7 +43,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "5b00cfc4e8b4de32"
+PARTS = "de99b9afc50a253e"
 
 # Samples of one task: few enough to balance threads, enough to keep a panel in the cache.
 STRIPE = 64

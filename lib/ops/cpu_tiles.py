@@ -35,7 +35,8 @@ Exponent = tuple[int, ...]
 # The exponent e and its fit: squarings (-1: none), the least r - 1, the coefficients.
 Rule = tuple[np.float32, int, np.float32, Array]
 
-# Of simd.py. Numba's cache does not see changes in other files, so tests hold each file of kernels to what it imports.
+# Of simd.py and powers.py. Numba's cache does not see changes in other files, so tests hold each file of kernels to
+# what it imports.
 PARTS = "c45d5ebda7283988"
 
 BLOCK = 32

@@ -48,7 +48,9 @@ def lp_dist_backward(
     i = index and 0 elsewhere, sign(0) = +1. Always dy/dw = -dy/dx. `index` is read at p = inf only.
     """
     wide = _widen(grad), _widen(x), _widen(w)
-    grad_x, grad_w = _backward_inf(*wide, index) if math.isinf(p) else _backward_finite(*wide, _widen(y), p)
+    if y.dtype is not wide[0].dtype and not math.isinf(p):
+        y = lp_dist(*wide[1:], p)  # a ratio to y in half precision is raised to a power
+    grad_x, grad_w = _backward_inf(*wide, index) if math.isinf(p) else _backward_finite(*wide, y, p)
     return (
         grad_x.to(x.dtype) if need_x else x.new_empty(0),
         grad_w.to(w.dtype) if need_w else w.new_empty(0),

@@ -118,7 +118,11 @@ def linf_dist_bounds(
 
 def _rows(x: Tensor, lanes: int) -> Tensor:
     """x [B, I] row by row in memory, its last row repeated up to the lanes of a tile."""
-    return x.contiguous() if len(x) >= lanes else x[torch.arange(lanes).clamp(max=len(x) - 1)].contiguous()
+    return (
+        x.contiguous()
+        if len(x) >= lanes
+        else x[torch.arange(lanes, device=x.device).clamp(max=len(x) - 1)].contiguous()
+    )
 
 
 def _arrays(lists: Shortlists, plus: Tensor, minus: Tensor) -> tuple[NDArray[Any], ...]:

@@ -33,6 +33,7 @@ def robust_correct(
     in `Certificate.correct`. Every image is attacked. Arguments and errors are those of `adversarial_images`.
     """
     images = adversarial_images(net, x, y, eps, steps, attack, seed)
+    y = y.long()  # unsigned integers are not compared
     return (executed_logits(net, x).argmax(1) == y) & (executed_logits(net, images).argmax(1) == y)
 
 
@@ -85,7 +86,8 @@ def _attacker(attack: str) -> Attacker:
 def _box(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Valid images within eps, rounded inward: no image of the box is further from x than eps, not by a rounding."""
     lower, upper = ((x.double() + step).to(x.dtype) for step in (-eps, eps))
-    lower, upper = (torch.where((end - x.double()).abs() > eps, end.nextafter(x), end) for end in (lower, upper))
+    # also where they look equal: that difference may be rounded itself
+    lower, upper = (torch.where((end - x.double()).abs() >= eps, end.nextafter(x), end) for end in (lower, upper))
     return lower.clamp(min=0), upper.clamp(max=1)
 
 

@@ -161,10 +161,12 @@ def _certify_by_margin(net: Net, x: Tensor, y: Tensor, eps: float) -> tuple[Tens
 def _radius(net: Net, x: Tensor, y: Tensor, by_intervals: bool) -> Tensor:
     run = _execute(net, x)
     correct = run.logits.argmax(1) == y
-    reach = _margin_radius(net, run, y)
+    reach = torch.where(correct, _margin_radius(net, run, y), 0.0)
     if by_intervals:
-        reach = reach.maximum(_bisect(lambda radius: _proves_by_interval(net, x, y, radius), x))
-    return torch.where(correct, reach, 0.0)
+        images, labels = x[correct], y[correct]
+        found = _bisect(lambda radius: _proves_by_interval(net, images, labels, radius), images)
+        reach[correct] = reach[correct].maximum(found)
+    return reach
 
 
 def _execute(net: Net, x: Tensor) -> _Execution:

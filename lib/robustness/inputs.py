@@ -1,6 +1,7 @@
 """What every evaluation asks of its inputs, how it runs a net, and the pixel box of a radius, in raw pixels."""
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,6 @@ from lib.nets.base import DistanceNet
 from lib.nets.box import Box
 
 CHUNK = 1000  # images at a time: bounds memory (near 200 MB in a bound pass at width 5120), not results
-SMALLEST_STD = 2.0**-100  # below it the float32 nearest to a std may be far from it
 
 
 def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
@@ -41,11 +41,10 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
 
 
 def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:
-    for name, values in {**net.state_dict(), "normalize.mean": net.normalize.mean}.items():
+    for name, values in net.state_dict().items():
         if not all(math.isfinite(end) for end in _ends(values)):
             raise ValueError(f"net must have finite weights, got a non-finite entry in {name}")
-    if not SMALLEST_STD <= net.std <= 1 / SMALLEST_STD:
-        raise ValueError(f"net must have a std between 2^-100 and 2^100, got {net.std}")
+    net.normalize.check()
     if not x.numel():
         return
     low, high = _ends(x)
@@ -64,9 +63,22 @@ def _ends(values: Tensor) -> tuple[float, float]:
     return low.item(), high.item()
 
 
+_EVALUATING = threading.RLock()
+
+
 @contextmanager
 def evaluation_mode(net: nn.Module) -> Iterator[None]:
-    """The net in evaluation mode, without parameter gradients; both restored per module and parameter at the end."""
+    """The net in evaluation mode, without parameter gradients; both restored per module and parameter at the end.
+
+    One thread at a time: modes belong to a net and not to a thread, and the first to restore them would take them from
+    the others.
+    """
+    with _EVALUATING, _modes_restored(net):
+        yield
+
+
+@contextmanager
+def _modes_restored(net: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in net.modules()}
     # one that was made in inference mode has no gradients, and its flag could not be set back
     trainable = [each for each in net.parameters() if each.requires_grad and not each.is_inference()]

@@ -1,7 +1,7 @@
 """What Appendix C and Section 5 set apart: AdderNet's l_1 neurons, and the batch norm that they need."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -85,13 +85,13 @@ class AdderNet(PlainNet):
         std: float = 1.0,
     ) -> None:
         super().__init__(input_shape, num_classes, mean, std, identity=0.0, width=width, depth=depth)
+        del self.config["identity"]  # no argument here
         plain = LInfDistNet(input_shape, num_classes, width=width, depth=depth, identity=0.0)
         self.layers: nn.ModuleList = with_batch_norm(plain).layers
         self.top = plain.top
 
-    def activations(self, x: Tensor, p: float = math.inf) -> list[Tensor]:
-        """As in any net, at p = 1 whatever p is."""
-        return super().activations(x, 1.0)
+    def _outputs(self, x: Tensor, p: float) -> Iterator[Tensor]:
+        return super()._outputs(x, 1.0)
 
     def logits(self, features: Tensor, p: float = math.inf) -> Tensor:
         """features [B, width] -> logits [B, K], at p = 1 whatever p is."""

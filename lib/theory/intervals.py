@@ -51,7 +51,7 @@ def worst_leads(net: Net, x: Tensor, y: Tensor, eps: float) -> Leads:
     A lead above 0 is what `lib.certify` looks for; it alone pays for the rounding of the margin, and decides.
 
     Args:
-        net: a net of this library.
+        net: a net of this library; a pruned one refuses the whole ball, most of which is no valid image.
         x: images [B, C, H, W] in [0, 1].
         y: labels [B].
         eps: radius in pixels, at least 0.

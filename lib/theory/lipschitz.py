@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lib.nets.models import LInfDistNet
 from lib.ops import lp_dist
+from lib.robustness.inputs import evaluation_mode
 
 
 def lipschitz_constant(n: int, p: float) -> float:
@@ -88,7 +89,7 @@ def local_constants(x: Tensor, w: Tensor, p: float) -> Tensor:
 
 def layer_constants(net: LInfDistNet, x: Tensor, p: float) -> list[float]:
     """The largest of `local_constants` in each layer, the top one last, at what it sees of the images [B, C, H, W]."""
-    with torch.no_grad():
+    with torch.no_grad(), evaluation_mode(net):
         seen = zip(net.activations(x, p), net.distance_weights(), strict=True)
         return [local_constants(v.flatten(1), weight, p).amax().item() for v, weight in seen]
 

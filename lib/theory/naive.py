@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lib.nets.base import DistanceNet
 from lib.nets.models import LInfDistNet
+from lib.robustness.inputs import evaluation_mode
 
 
 def half_margin(net: DistanceNet, x: Tensor, y: Tensor) -> Tensor:
@@ -16,11 +17,11 @@ def half_margin(net: DistanceNet, x: Tensor, y: Tensor) -> Tensor:
     the net is 1-Lipschitz. No certificate: see `lib.certify`.
 
     Args:
-        net: in evaluation mode.
+        net: any net; executed in evaluation mode, its own mode comes back.
         x: images [B, C, H, W].
         y: labels [B].
     """
-    with torch.no_grad():
+    with torch.no_grad(), evaluation_mode(net):
         logits = net(x)
     rivals = logits.scatter(1, y[:, None], -math.inf).amax(1)
     return net.std * (logits.gather(1, y[:, None]).squeeze(1) - rivals) / 2

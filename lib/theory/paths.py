@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lib.nets.base import PlainNet
 from lib.nets.parts import check_neurons
+from lib.robustness.inputs import evaluation_mode
 
 
 def paths(net: PlainNet, x: Tensor) -> list[Tensor]:
@@ -14,14 +15,14 @@ def paths(net: PlainNet, x: Tensor) -> list[Tensor]:
     Two scores whose paths have met move together, by the same amount, as long as neither changes its path.
 
     Args:
-        net: a net of distance layers alone, in evaluation mode.
+        net: a net of distance layers alone; followed in evaluation mode, its own mode comes back.
         x: images [B, C, H, W] in [0, 1].
 
     Raises:
         TypeError: other neurons than l_inf-dist ones, or another normalisation than mean shift.
     """
     check_neurons(net.stack())
-    with torch.no_grad():
+    with torch.no_grad(), evaluation_mode(net):
         followed = torch.arange(net.num_classes).expand(len(x), -1)
         found = []
         for layer, inputs in zip(net.stack()[::-1], net.activations(x)[::-1], strict=True):

@@ -91,8 +91,9 @@ def _exact(net: DistanceNet) -> DistanceNet:
 
 def _slope(net: DistanceNet, x: Tensor, logit: Tensor, p: float) -> Tensor:
     """The gradient of logit[b] at x[b], [B, C, H, W]."""
-    x = x.requires_grad_()
-    (slope,) = torch.autograd.grad(net(x, p).gather(1, logit[:, None]).sum(), x)
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(net(x, p).gather(1, logit[:, None]).sum(), x)
     return slope
 
 

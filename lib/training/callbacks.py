@@ -2,7 +2,6 @@
 
 import csv
 import math
-import os
 import pickle
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from lib.files import replacing
 from lib.recipes import Recipe
 from lib.training.schedules import knobs_at
 
@@ -91,12 +91,10 @@ class History(Callback):
         return total.tolist()
 
     def _write(self) -> None:
-        unfinished = self.path.with_suffix(".partial")
-        with unfinished.open("w", newline="") as file:
+        with replacing(self.path) as new, new.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(self.rows[0]))
             writer.writeheader()
             writer.writerows(self.rows)
-        unfinished.replace(self.path)
 
 
 class Keeper(Callback):
@@ -166,9 +164,8 @@ class AtomicIO(TorchCheckpointIO):
     """Checkpoints are replaced whole, and read without unpickling anything but tensors and plain types."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        unfinished = f"{path}.partial"
-        torch.save(checkpoint, unfinished)
-        os.replace(unfinished, path)
+        with replacing(Path(path)) as new:
+            torch.save(checkpoint, new)
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lib.files import replacing
+
 FOLDER, CACHE = "tiny-imagenet-200", "tiny-imagenet-200.decoded.npz"
 SIDE = 64  # pixels of an image's height and width
 COUNTS = (100_000, 10_000)  # training and validation images of the whole data set
@@ -160,18 +162,14 @@ def _from_cache(path: Path, key: str) -> tuple[Part, Part] | None:
 
 
 def _keep(path: Path, key: str, parts: tuple[Part, Part]) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     arrays: dict[str, Any] = dict(zip(_MEMBERS, (*parts[0], *parts[1]), strict=True))
     try:
-        with unfinished.open("wb") as stream:
+        with replacing(path) as new, new.open("wb") as stream:
             np.savez(stream, key=np.array(key), **arrays)
-        unfinished.replace(path)
     except OSError as error:
         warnings.warn(
             f"the decoded images could not be kept in {path}, the next run decodes again: {error}", stacklevel=2
         )
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 _MEMBERS = ("train_pixels", "train_labels", "val_pixels", "val_labels")

@@ -144,6 +144,33 @@ def test_a_run_on_part_of_a_data_set_says_so(tmp_path: Path, monkeypatch: pytest
     assert report.row(record).index[0] == "this run †"
 
 
+def test_a_run_on_part_of_a_data_set_may_set_its_limits_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib.training.data._COUNTS", {"digits": (10_000, 1_000)})
+    (tmp_path / "mine.toml").write_text(f'base = "{PLAIN}"\n[budget.smoke]\ntrain_limit = 300\ntest_limit = 50\n')
+    record = smoke(str(tmp_path / "mine.toml"), tmp_path, train_limit=0, test_limit=0)
+    assert record.overrides == {"train_limit": 1437, "test_limit": 360}
+    assert ledger.read(path_of(record, tmp_path)) == record
+
+
+def test_a_record_and_its_weights_are_replaced_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = path_of(smoke(PLAIN, tmp_path, width=16), tmp_path)
+    files = [path.with_suffix(suffix) for suffix in (".json", ".npz", ".safetensors")]
+    before = [file.read_bytes() for file in files]
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(ledger, "write", full)
+    with pytest.raises(OSError, match="no space left"):
+        smoke(PLAIN, tmp_path, width=16)
+    assert [file.read_bytes() for file in files] == before
+    assert not list(path.parent.glob("*.tmp"))
+
+
+def test_numbers_of_numpy_are_whole_numbers(tmp_path: Path) -> None:
+    assert smoke(PLAIN, tmp_path, width=16, seed=np.int64(3)).seed == 3
+
+
 def test_one_process_at_a_time_works_on_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lib.experiments import run as module
 

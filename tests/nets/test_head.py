@@ -1,7 +1,9 @@
 """The head: scaling, Eq. 21, and bounds that hold for float32 as executed."""
 
+import pytest
 import torch
 
+from lib.nets import head
 from lib.nets.box import Box
 from lib.nets.head import Linear, MLPHead, Tanh, merged_margin
 
@@ -68,6 +70,21 @@ def test_merged_margins_are_never_looser_than_the_plain_difference() -> None:
     plain = last.ibp(box)
     difference = (plain.upper - plain.lower.gather(1, y[:, None])).scatter(1, y[:, None], 0.0)
     assert (merged_margin(last, box, y) <= difference + 1e-5).all()
+
+
+@pytest.mark.parametrize("labels", [[2, 0, 2, 6, 0, 1], [3] * 6, []])
+def test_margins_of_many_classes_are_those_of_few(labels: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    last, y, lower = Linear(5, 7).double(), torch.tensor(labels, dtype=torch.long), torch.randn(len(labels), 5).double()
+    box = Box(lower.requires_grad_(), lower + 0.5)
+    inputs = (lower, last.weight, last.bias)
+    few = merged_margin(last, box, y)
+    monkeypatch.setattr(head, "_CPU_ENTRIES", 0)
+    many = merged_margin(last, box, y)
+    torch.testing.assert_close(many, few, rtol=0, atol=1e-14)
+    pulls = torch.randn_like(few)
+    for a, b in zip(*(torch.autograd.grad(m, inputs, pulls) for m in (many, few)), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
 
 def test_the_training_margin_has_gradients_for_every_parameter_and_the_box() -> None:

@@ -177,7 +177,7 @@ def test_an_empty_batch_is_a_batch() -> None:
 
 
 def test_what_cannot_be_pruned_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"LInfDistNet or an LInfDistNetMLP .* got ConvLInfDistNetMLP"):
+    with pytest.raises(TypeError, match=r"LInfDistNet or an LInfDistNetMLP .* got ConvLInfDistNetMLP"):
         prune(lib.ConvLInfDistNetMLP((3, 8, 8), 10, width=2, hidden=4).eval())  # type: ignore[type-var]
     for part in ("", "layers.0.shift"):
         net = random_net(0, 4, 2, 0, False)
@@ -342,3 +342,56 @@ def test_every_logit_and_bound_of_the_mnist_test_set_is_equal(linf_data: Callabl
         assert_equal(net, pruned, batch(test, indices), 0.3)
     kept = sum(int(layer.kept().sum()) for layer in [*pruned.layers, pruned.top])
     assert kept * 4.5 < sum(weight.numel() for weight in net.distance_weights())
+
+
+def test_boxes_of_unlike_ends_are_refused() -> None:
+    net, x = random_net(0, 16, 2, 0, False), random_images(0, 40)
+    pruned, one = prune(net), torch.ones(1, 1, 3, 5)
+    for box in (
+        Box(x, one),
+        Box(0 * one, x),
+        Box(x, one.double().expand_as(x)),
+        Box(x, x.amax((1, 2, 3), keepdim=True)),
+    ):
+        for each in (net, pruned, pruned.layers[0]):
+            with pytest.raises(ValueError, match="box must have ends of one shape, dtype and device|lower and upper"):
+                each.bounds(box)
+    wide = Box(x, torch.ones_like(x).requires_grad_())
+    for a, b in zip(net.bounds(wide), pruned.bounds(wide), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("std", [-0.5, 0.0, 1e-300, math.nan])
+def test_a_normalisation_that_is_none_is_refused(std: float) -> None:
+    net = random_net(0, 16, 2, 0, False)
+    net.normalize.std = std
+    with pytest.raises(ValueError, match=r"std must be between 2\^-100 and 2\^100"):
+        prune(net)
+    with pytest.raises(ValueError, match=r"std must be between 2\^-100 and 2\^100"):
+        net.bounds(pixel_box(random_images(0, 3), 0.1))
+    net.normalize.std, net.normalize.mean = 1.0, torch.full((1, 1, 1), math.nan)
+    with pytest.raises(ValueError, match="mean must be finite"):
+        prune(net)
+
+
+def test_a_pruned_net_does_not_move_where_its_values_are_lost() -> None:
+    with pytest.raises(ValueError, match="pruned net must keep its layers, weights"):
+        prune(random_net(0, 16, 2, 0, False)).to_empty(device="cpu")
+
+
+def test_a_default_type_or_device_of_torch_changes_nothing() -> None:
+    net, x = random_net(0, 16, 2, 0, False), random_images(0, 5)
+    wanted = net(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(prune(net)(x), wanted)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.device("meta"):
+        assert torch.equal(prune(net)(x), wanted)
+
+
+def test_running_means_that_share_one_number_are_read_as_any_others() -> None:
+    net, x = random_net(0, 16, 2, 0, False), random_images(0, 40)
+    net.layers[0].shift.running_mean = torch.zeros(1).expand(16)
+    assert_equal(net, prune(net), x, 0.1)

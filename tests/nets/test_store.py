@@ -248,5 +248,30 @@ def test_numbers_of_numpy_and_torch_are_saved_as_plain_ones(tmp_path: Path) -> N
 
 
 def test_only_nets_of_the_library_are_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="net must be one of LInfDistNet"):
+    with pytest.raises(TypeError, match="net must be one of LInfDistNet"):
         save(torch.nn.Linear(2, 2), tmp_path / "net.safetensors")  # type: ignore[arg-type]
+
+
+def test_what_a_file_would_not_hold_is_refused(tmp_path: Path) -> None:
+    net = LInfDistNet((1, 4, 4), 3, width=8, depth=2)
+    net.layers[0].bias = torch.randn(8)  # type: ignore[union-attr, assignment]  # no parameter
+    with pytest.raises(ValueError, match=r"got bias \[8\] in layers.0, expected None"):
+        save(net, tmp_path / "net.safetensors")
+    net = LInfDistNet((1, 4, 4), 3, width=8, depth=2)
+    net.top.register_state_dict_post_hook(lambda module, state, *_: state.clear())
+    with pytest.raises(ValueError, match="no hooks on its state to be saved, got some on top"):
+        save(net, tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("net", NETS, ids=lambda net: type(net).__name__)
+def test_the_default_type_of_torch_changes_nothing(net: Net, dtype: torch.dtype, tmp_path: Path) -> None:
+    x = torch.rand(5, *net.input_shape)
+    save(net, tmp_path / "net.safetensors")
+    torch.set_default_dtype(dtype)
+    try:
+        back = load(tmp_path / "net.safetensors")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(net.eval()(x), back(x))
+    assert {v.dtype for v in (*back.parameters(), *back.buffers())} == {torch.float32}

@@ -32,8 +32,8 @@ def forward(module: object, x: Tensor, w: Tensor, p: float) -> tuple[Tensor, Ten
     return module.lp_dist_argmax(x, w) if math.isinf(p) else (module.lp_dist(x, w, p), EMPTY)  # type: ignore[attr-defined]
 
 
-def assert_matches_reference(x: Tensor, w: Tensor, grad: Tensor, p: float) -> None:
-    """Values and gradients against the reference in float64, within the promised rounding."""
+def assert_matches_reference(x: Tensor, w: Tensor, grad: Tensor, p: float, times: float = 1) -> None:
+    """Values and gradients against the reference in float64, within the promised rounding, its gradients' so often."""
     y, index = forward(cpu, x, w, p)
     exact, _ = forward(reference, x.double(), w.double(), p)
     torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=0, msg=lambda m: f"y: {m}")
@@ -42,7 +42,7 @@ def assert_matches_reference(x: Tensor, w: Tensor, grad: Tensor, p: float) -> No
     for name, a, b in zip(("grad_x", "grad_w"), got, wanted, strict=True):
         assert a.dtype is torch.float32 and a.shape == b.shape
         # Below p = 4 the rounding of the sums themselves is the larger part.
-        tolerance = (p if 4 < p < math.inf else 4) * 2.0**-22
+        tolerance = times * (p if 4 < p < math.inf else 4) * 2.0**-22
         largest = b.abs().max().item() if b.numel() else 0
         torch.testing.assert_close(a.double(), b, rtol=0, atol=tolerance * largest, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -154,6 +154,14 @@ def test_thousands_of_equal_small_terms_beside_the_largest_all_count(p: float, f
     x = torch.full((5, features), ratio)
     x[:, 0] = 1
     assert_matches_reference(x, torch.zeros(3, features), torch.ones(5, 3), p)
+
+
+@pytest.mark.parametrize("p", [1, 2, 4, 8, 16, 37.3])
+@pytest.mark.parametrize("features", [256, 784, 5120])
+def test_hundreds_of_equal_terms_stay_within_three_times_the_rounding(p: float, features: int) -> None:
+    # all sums of a run are rounded the same way
+    for size in (0.3, 0.9, 1.234):
+        assert_matches_reference(torch.full((5, features), size), torch.zeros(3, features), torch.ones(5, 3), p, 3)
 
 
 @pytest.mark.parametrize("p", [2, 8])

@@ -154,3 +154,12 @@ def test_bounds_contain_and_attain_the_distances_of_the_box() -> None:
     farthest = torch.where((x[:, None] - w) > 0, x[:, None] + 0.5, x[:, None] - 0.5)
     torch.testing.assert_close(least, (nearest - w).abs().amax(-1))
     torch.testing.assert_close(greatest, (farthest - w).abs().amax(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_of_half_precision_do_not_raise_its_rounding_to_a_power(dtype: torch.dtype) -> None:
+    x, w, grad = torch.ones(1, 1000), torch.zeros(1, 1000), torch.ones(1, 1)
+    none = torch.empty(0, dtype=torch.int32)
+    y = reference.lp_dist(x.to(dtype), w.to(dtype), 2000.0)
+    got, _ = reference.lp_dist_backward(grad.to(dtype), x.to(dtype), w.to(dtype), y, none, 2000.0, True, True)
+    torch.testing.assert_close(got, torch.full_like(got, 1e-3), rtol=1e-2, atol=0)

@@ -1,6 +1,7 @@
 """Attacks: the paper's PGD step by step, what the stronger attack adds to it, and what both leave untouched."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -269,3 +270,23 @@ class TestRefusals:
         net = LInfDistNet(SHAPE, 3, width=4, depth=2)
         x, y = torch.rand(3, *SHAPE), torch.zeros(3, dtype=torch.long)
         assert torch.equal(adversarial_images(net, x, y, "8/255"), adversarial_images(net, x, y, 8 / 255))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_labels_of_any_integer_type_are_welcome(
+    net: Net, sample: tuple[Tensor, Tensor], attack: attacks.Attack
+) -> None:
+    x, y = sample
+    wanted = robust_correct(net, x, y, EPS, attack=attack)
+    for dtype in (torch.uint8, torch.int16, torch.uint64):
+        assert torch.equal(robust_correct(net, x, y.to(dtype), EPS, attack=attack), wanted)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_images_of_double_precision_stay_in_the_ball_too(attack: attacks.Attack) -> None:
+    torch.manual_seed(0)
+    net = LInfDistNet((1, 8, 8), 3, width=16, depth=2).eval().double()
+    x = (255 * torch.rand(20, 1, 8, 8)).round().double() / 255
+    moved = adversarial_images(net, x, net(x).argmax(1), 0.3, attack=attack)
+    pairs = zip(moved.flatten().tolist(), x.flatten().tolist(), strict=True)
+    assert all(abs(Fraction(a) - Fraction(b)) <= Fraction(0.3) for a, b in pairs)

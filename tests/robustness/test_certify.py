@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -450,11 +451,11 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "sentence"),
         [
-            ({"std": -0.3}, r"net must have a std between 2\^-100 and 2\^100, got -0.3"),
-            ({"std": math.nan}, r"net must have a std between 2\^-100 and 2\^100, got nan"),
-            ({"std": 2e-45}, r"net must have a std between 2\^-100 and 2\^100, got 2e-45"),
-            ({"std": 3e38}, r"net must have a std between 2\^-100 and 2\^100, got 3e\+38"),
-            ({"mean": torch.full((1, 1, 1), math.nan)}, r"finite weights, got a non-finite entry in normalize\.mean"),
+            ({"std": -0.3}, r"std must be between 2\^-100 and 2\^100, got -0.3"),
+            ({"std": math.nan}, r"std must be between 2\^-100 and 2\^100, got nan"),
+            ({"std": 2e-45}, r"std must be between 2\^-100 and 2\^100, got 2e-45"),
+            ({"std": 3e38}, r"std must be between 2\^-100 and 2\^100, got 3e\+38"),
+            ({"mean": torch.full((1, 1, 1), math.nan)}, r"mean must be finite"),
         ],
     )
     def test_a_normalisation_that_turns_boxes_inside_out(self, change: dict[str, object], sentence: str) -> None:
@@ -542,3 +543,42 @@ def test_evaluation_mode_restores_after_an_error() -> None:
 
 def test_a_certificate_is_three_columns() -> None:
     assert Certificate._fields == ("correct", "certified", "radius")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_threads_do_not_take_the_evaluation_mode_from_each_other(method: certificates.Method) -> None:
+    torch.manual_seed(0)
+    net, x = LInfDistNet((1, 8, 8), 3, width=64, depth=3, identity=0.0), torch.rand(600, 1, 8, 8)
+    for _ in range(20):
+        net.train()(x)
+    y = net.eval()(x).argmax(1)
+    alone, means = certify(net, x, y, 0.004, method), [m.clone() for m in net.buffers()]
+    net.train()
+    for _ in range(5):
+        other = threading.Thread(target=certify, args=(net, x[:200], y[:200], 0.004, method))
+        other.start()
+        assert all(map(torch.equal, certify(net, x, y, 0.004, method), alone))
+        other.join()
+        assert all(module.training for module in net.modules())
+        assert all(map(torch.equal, net.buffers(), means))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_part_that_is_no_module_of_the_net_is_refused(method: certificates.Method) -> None:
+    net = LInfDistNet(SHAPE, 3, width=8, depth=2)
+    layers = list(net.layers)
+    del net.layers
+    net.layers = layers  # type: ignore[assignment]  # out of reach of net.eval()
+    with pytest.raises(TypeError, match="must hold its parts as modules to be certified, got a LInfDist"):
+        certify(net, torch.rand(2, *SHAPE), torch.tensor([0, 1]), 0.1, method)
+
+
+def test_a_lead_that_flushed_denormals_can_take_away_proves_nothing() -> None:
+    # the logits differ by 5e-39, and some threads may flush what is denormal while others do not
+    net = LInfDistNet((1, 1, 1), 2, width=1, depth=1, identity=0.0).eval().requires_grad_(False)
+    net.top.weight.copy_(torch.tensor([[0.0], [0.0]]))
+    net.top.bias.copy_(torch.tensor([0.0, 5e-39]))
+    x, y = torch.full((1, 1, 1, 1), 3e-38), torch.tensor([0])
+    assert net(x).argmax(1) == y and not certify(net, x, y, 1e-40).certified
+    net.top.bias[1] = 1e-30
+    assert certify(net, x, y, 1e-40).certified

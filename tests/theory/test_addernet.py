@@ -99,6 +99,12 @@ class TestAdderNet:
         for p in (1, 8, math.inf):
             torch.testing.assert_close(self.net(x, p), want)
 
+    def test_is_built_again_from_its_arguments(self) -> None:
+        again = AdderNet(**self.net.config)
+        assert {k: v.shape for k, v in again.state_dict().items()} == {
+            k: v.shape for k, v in self.net.state_dict().items()
+        }
+
     def test_is_far_steeper_than_any_linf_net_and_within_its_own_bound(self) -> None:
         x = torch.rand(20, *SHAPE)
         steepest = pair_steepness(self.net.eval(), x, x + 0.1)

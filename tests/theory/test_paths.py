@@ -29,6 +29,13 @@ def test_there_is_a_unit_for_every_image_score_and_layer(net: LInfDistNet) -> No
     assert [units.shape for units in paths(net, torch.rand(0, 1, 3, 3))] == [(0, 4)] * 4
 
 
+def test_a_net_in_training_comes_back_as_it_was(net: LInfDistNet) -> None:
+    x, wanted = torch.rand(5, 1, 3, 3), net.state_dict()
+    before, found = {name: value.clone() for name, value in wanted.items()}, paths(net, x)
+    assert all(torch.equal(a, b) for a, b in zip(paths(net.train(), x), found, strict=True)) and net.training
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items())
+
+
 def test_scores_whose_paths_have_met_move_together(net: LInfDistNet) -> None:
     with torch.no_grad():
         net.top.weight[1] = net.top.weight[0] + torch.sign(net.top.weight[0])  # further by 1 from the same unit

@@ -91,6 +91,13 @@ def test_the_net_and_the_images_are_left_as_they_were() -> None:
     assert not images.requires_grad
 
 
+def test_a_search_needs_no_gradients_of_its_caller() -> None:
+    net, images = random_net(0), torch.rand(2, 1, 4, 4)
+    wanted = empirical_lipschitz(net, images)
+    with torch.no_grad():
+        assert empirical_lipschitz(net, images) == wanted
+
+
 def test_equal_pairs_do_not_count() -> None:
     images = torch.rand(2, 1, 4, 4)
     assert pair_steepness(random_net(0), images, images) == 0

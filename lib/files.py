@@ -1,0 +1,20 @@
+"""How files come to be: whole, or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name for a new file, which takes the place of `path` at once when the block ends.
+
+    A block that fails leaves the old file, and nothing of the new one. Every process has a name of its own.
+    """
+    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield new
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)

@@ -1,0 +1,32 @@
+"""A file is there whole, or the old one stays."""
+
+from pathlib import Path
+
+import pytest
+
+from lib.files import replacing
+
+
+def test_a_block_that_ends_replaces_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with replacing(path) as new:
+        new.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, written: bool) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+
+    def fail() -> None:
+        with replacing(path) as new:
+            if written:
+                new.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
