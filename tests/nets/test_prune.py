@@ -347,14 +347,10 @@ def test_every_logit_and_bound_of_the_mnist_test_set_is_equal(linf_data: Callabl
 def test_boxes_of_unlike_ends_are_refused() -> None:
     net, x = random_net(0, 16, 2, 0, False), random_images(0, 40)
     pruned, one = prune(net), torch.ones(1, 1, 3, 5)
-    for box in (
-        Box(x, one),
-        Box(0 * one, x),
-        Box(x, one.double().expand_as(x)),
-        Box(x, x.amax((1, 2, 3), keepdim=True)),
-    ):
+    upper = (one, x[:7], x.double(), x.amax((1, 2, 3), keepdim=True))
+    for box in (Box(0 * one, x), *(Box(x, end) for end in upper)):
         for each in (net, pruned, pruned.layers[0]):
-            with pytest.raises(ValueError, match="box must have ends of one shape, dtype and device|lower and upper"):
+            with pytest.raises(ValueError, match="box must have ends of one shape, dtype and device"):
                 each.bounds(box)
     wide = Box(x, torch.ones_like(x).requires_grad_())
     for a, b in zip(net.bounds(wide), pruned.bounds(wide), strict=True):
@@ -379,7 +375,7 @@ def test_a_pruned_net_does_not_move_where_its_values_are_lost() -> None:
         prune(random_net(0, 16, 2, 0, False)).to_empty(device="cpu")
 
 
-def test_a_default_type_or_device_of_torch_changes_nothing() -> None:
+def test_the_default_type_of_torch_changes_nothing() -> None:
     net, x = random_net(0, 16, 2, 0, False), random_images(0, 5)
     wanted = net(x)
     torch.set_default_dtype(torch.float64)
@@ -387,8 +383,6 @@ def test_a_default_type_or_device_of_torch_changes_nothing() -> None:
         assert torch.equal(prune(net)(x), wanted)
     finally:
         torch.set_default_dtype(torch.float32)
-    with torch.device("meta"):
-        assert torch.equal(prune(net)(x), wanted)
 
 
 def test_running_means_that_share_one_number_are_read_as_any_others() -> None:
