@@ -47,6 +47,7 @@ def cost_table(recipe: str, results: str | Path) -> pd.DataFrame:
 
     Raises:
         ValueError: no such recipe, or a damaged record.
+        FileNotFoundError: no such folder.
     """
     paper = load(recipe, "paper")
     same = [record for record in records(results) if _comparable(record, paper)]

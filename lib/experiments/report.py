@@ -56,6 +56,7 @@ def table(number: int | str, results: str | Path) -> pd.DataFrame:
 
     Raises:
         ValueError: no such table, or a damaged record.
+        FileNotFoundError: no such folder.
     """
     printed, ledger = published(number), groups(unchanged(results))
     measure = "certified" if "certified" in printed else "clean"
@@ -71,7 +72,7 @@ def table(number: int | str, results: str | Path) -> pd.DataFrame:
 
 def claims(results: str | Path) -> pd.DataFrame:
     """What is reproduced at which budget: for every shipped recipe its eps_test, the columns of `table` for our runs,
-    and paper_certified, NaN where the paper has no such row."""
+    and paper_certified, NaN where the paper has no such row. Raises as `table`."""
     rows, ledger = [], groups(unchanged(results))
     for recipe in names():
         eps = load(recipe, "paper").eps_test

@@ -13,7 +13,7 @@ def integer(name: str, value: Any, *, at_least: int) -> int:
 
     Raises:
         TypeError: no integer.
-        ValueError: one below `at_least`.
+        ValueError: one below `at_least`, or from 2^63 on.
     """
     try:
         whole = None if isinstance(value, bool) else index(value)
@@ -23,17 +23,21 @@ def integer(name: str, value: Any, *, at_least: int) -> int:
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if whole < at_least:
         raise ValueError(f"{name} must be at least {at_least}, got {whole}")
+    if whole >= 2**63:
+        raise ValueError(f"{name} must be below 2^63, got {whole}")
     return whole
 
 
 def real(name: str, value: Any) -> float:
-    """A plain finite number from one of Python or NumPy, or from a tensor of one entry; a text is none.
+    """A plain finite number from one of Python or NumPy, or a tensor of one entry; texts and truth values are none.
 
     Raises:
         TypeError: no number.
         ValueError: one that is not finite, as a float.
     """
-    if isinstance(value, bool) or not (isinstance(value, Real) or getattr(value, "ndim", None) == 0):
+    kind = str(getattr(value, "dtype", ""))
+    entry = getattr(value, "ndim", None) == 0 and ("int" in kind or "float" in kind)
+    if isinstance(value, bool) or not (isinstance(value, Real) or entry):
         raise TypeError(f"{name} must be a number, got {value!r}")
     number = nearest_float(value)
     if not math.isfinite(number):

@@ -45,7 +45,8 @@ def check_parts(net: DistanceNet, purpose: str) -> None:
             _check_coefficients(module.coefficients, place, purpose)
         if isinstance(module, Sealed):
             module.check_constants()
-    missing = next((part for part in net.parts() if part not in set(net.modules())), None)
+    held = set(net.modules())
+    missing = next((part for part in net.parts() if part not in held), None)
     if missing is not None:
         raise TypeError(
             f"net must hold its parts as modules to be {purpose}, got a {type(missing).__name__} that is none of them"

@@ -177,8 +177,8 @@ def _scale(x: Tensor, w: Tensor, p: float) -> float:
     """
     samples, outputs = (a[:: max(1, len(a) // count)].contiguous() for a, count in ((x, 4), (w, 64)))
     distance = float(_few(samples, outputs, math.inf).max())
-    room = (126 - math.log2(x.shape[1])) / p - 0.5
-    return float(2.0 ** min(math.floor(room - math.log2(max(distance, 2.0**-100))), 126))
+    highest = (126 - math.log2(x.shape[1])) / p - 0.5
+    return float(2.0 ** min(math.floor(highest - math.log2(max(distance, 2.0**-100))), 126))
 
 
 def _magnitude(a: Tensor) -> float:

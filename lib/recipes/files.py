@@ -18,7 +18,7 @@ def load(name_or_path: str | Path, budget: str = "quick") -> Recipe:
     """The shipped recipe of that name, or the one in a TOML file, resolved at one of the `BUDGETS`.
 
     Raises:
-        ValueError: unknown recipe, budget or key, a missing key, or a value that `Recipe` refuses.
+        ValueError, TypeError: unknown recipe, budget or key, a missing key, or a value that `Recipe` refuses.
         FileNotFoundError: a path to a file that is not there.
     """
     refuse_unknown([budget], BUDGETS, "budget")

@@ -78,7 +78,7 @@ Attacker = Callable[[Net, Tensor, Tensor, float, int, torch.Generator], Tensor]
 
 def _attacker(attack: str) -> Attacker:
     attackers: dict[str, Attacker] = {"pgd": _pgd, "smooth": _smooth}
-    if attack not in attackers:
+    if attack not in get_args(Attack):
         raise ValueError(f"attack must be one of {', '.join(get_args(Attack))}, got {attack!r}")
     return attackers[attack]
 

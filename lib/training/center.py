@@ -20,9 +20,9 @@ def center_(net: DistanceNet, images: Images) -> None:
     shifts = [module for module in net.eval().modules() if isinstance(module, MeanShift)]
     momenta = [shift.momentum for shift in shifts]
     try:
-        for first, indices in enumerate(torch.arange(len(images), device=images.labels.device).split(CHUNK)):
+        for number, indices in enumerate(torch.arange(len(images), device=images.labels.device).split(CHUNK)):
             for shift in shifts:
-                shift.training, shift.momentum = True, len(indices) / (first * CHUNK + len(indices))
+                shift.training, shift.momentum = True, len(indices) / (number * CHUNK + len(indices))
             net(centre(batch(images, indices), net.input_shape[1:]))
     finally:
         for shift, momentum in zip(shifts, momenta, strict=True):

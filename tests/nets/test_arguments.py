@@ -34,7 +34,15 @@ def test_an_integer_below_the_least_is_refused() -> None:
         integer("padding", -1, at_least=0)
 
 
-@pytest.mark.parametrize("value", [False, "0.5", None, (0.5,), torch.tensor([0.5])])
+def test_an_integer_that_no_machine_counts_to_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"seed must be below 2\^63, got 18446744073709551616"):
+        integer("seed", 2**64, at_least=0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [False, np.True_, torch.tensor(True), "0.5", np.str_("0.5"), np.array("0.5"), None, (0.5,), torch.tensor([0.5])],
+)
 def test_what_is_no_number_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match="std must be a number, got "):
         real("std", value)
