@@ -8,6 +8,7 @@ implies clean" is not written, and a file that is not a whole record of this sch
 import dataclasses
 import hashlib
 import json
+import lzma
 import math
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -47,8 +48,7 @@ def write(record: Record, table: Table, results: str | Path) -> Path:
     data = path.with_suffix(".npz")
     try:
         with replacing(path) as new_path, replacing(data) as new_data:
-            with new_data.open("wb") as stream:
-                np.savez_compressed(stream, **_columns(table))
+            _write_columns(new_data, _columns(table))
             new_path.write_text(_to_json(record), encoding="utf-8")
             # an old record must not be seen with a new table
             path.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def read_table(path: str | Path) -> Table:
     try:
         with np.load(data, allow_pickle=False) as archive:
             columns = dict(archive)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError) as error:
         raise ValueError(f"{data} is no whole table, expected an .npz archive: {error}") from error
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
@@ -110,6 +110,14 @@ def records(results: str | Path) -> Iterator[Record]:
         raise FileNotFoundError(f"folder of records {results} does not exist, expected a ledger such as results/")
     for path in sorted(Path(results).rglob("*.json")):
         yield read(path)
+
+
+def _write_columns(path: Path, columns: dict[str, npt.NDArray[Any]]) -> None:
+    """As np.savez_compressed, by a method that makes a tenth less of it; np.load reads either."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        for name, column in columns.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, column, allow_pickle=False)
 
 
 def _columns(table: Table) -> dict[str, Any]:
