@@ -21,7 +21,7 @@ from lib.experiments import ledger, provenance
 from lib.experiments.evaluate import ATTACKS, CERTIFICATES, evaluate
 from lib.experiments.record import Record, Table, check_agreement
 from lib.files import replacing
-from lib.nets.models import Net, build
+from lib.nets.models import Net, drawn
 from lib.nets.store import save
 from lib.recipes import Budget, Recipe
 from lib.training.callbacks import Code, codes_of, read_checkpoint
@@ -88,7 +88,7 @@ def run(
     with nullcontext() if node_rank(num_nodes) else _alone_in(workdir):
         if target.type == "cuda":
             torch.cuda.reset_peak_memory_stats(target)
-        net = _fresh(resolved, seed)
+        net = drawn(resolved, seed)
         history = _train(
             net,
             resolved,
@@ -212,12 +212,6 @@ def _check_replaces(path: Path, recipe: Recipe) -> None:
             f"{path} is the record of another recipe named {recipe.name}: "
             "expected another file name or folder of results, or that record gone"
         )
-
-
-def _fresh(recipe: Recipe, seed: int) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build(recipe)
 
 
 def _is_trained(checkpoint: Path, steps: int) -> bool:

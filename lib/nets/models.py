@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from lib.nets.base import CompositeNet, PlainNet
@@ -103,6 +104,13 @@ class ConvLInfDistNetMLP(CompositeNet):
 
 
 Net = LInfDistNet | SortNet | LInfDistNetMLP | ConvLInfDistNetMLP
+
+
+def drawn(recipe: Recipe, seed: int) -> Net:
+    """The net of a recipe, with weights drawn from a seed; torch's generator stays where it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(recipe)
 
 
 def build(recipe: Recipe) -> Net:

@@ -1,19 +1,20 @@
 """What a net may be made of where something is proved of it, or where it is written down: this library's parts."""
 
 from collections.abc import Iterable
+from typing import get_args
 
 from torch import Tensor, nn
 
 from lib.nets.base import DistanceNet
 from lib.nets.head import Linear, MLPHead, Tanh
 from lib.nets.layers import LInfDist, LInfDistConv2d, MeanShift, Normalize
-from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP
+from lib.nets.models import Net
 from lib.nets.sealed import PrunedDist, Sealed, ValidPixels, check_together
-from lib.nets.sortnet import SortLinear, SortNet
+from lib.nets.sortnet import SortLinear
 
-NETS = (LInfDistNet, SortNet, LInfDistNetMLP, ConvLInfDistNetMLP)
+NETS: tuple[type[Net], ...] = get_args(Net)
 # the bounds of each are proved
-_PROVED = {*NETS, MLPHead, Linear, Tanh, nn.ModuleList}
+_PROVED: set[type[nn.Module]] = {*NETS, MLPHead, Linear, Tanh, nn.ModuleList}
 _PROVED |= {LInfDist, LInfDistConv2d, SortLinear, PrunedDist, MeanShift, Normalize, ValidPixels}
 
 

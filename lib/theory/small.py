@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lib import recipes
-from lib.nets.models import build
+from lib.nets.models import Net, drawn
 from lib.recipes import Recipe
 from lib.training.data import batch, load_data
 from lib.training.fit import fit
@@ -42,10 +42,8 @@ def train(net: Any, recipe: Recipe, *, seed: int = 0) -> list[dict[str, float]]:
         return fit(net, recipe, data.train, seed=seed, device="cpu", workdir=Path(folder), progress=False)
 
 
-def trained(recipe: Recipe, *, seed: int = 0) -> Any:
+def trained(recipe: Recipe, *, seed: int = 0) -> Net:
     """The recipe's own net, drawn and trained from `seed`; in evaluation mode."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = build(recipe)
+    net = drawn(recipe, seed)
     train(net, recipe, seed=seed)
     return net
