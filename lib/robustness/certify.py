@@ -4,14 +4,13 @@ A certificate speaks of the prediction as executed in float32, rounding included
 inside [0, 1]) gets another label from this very net.
 """
 
-import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from lib.nets.base import CompositeNet, PlainNet
+from lib.nets.base import CompositeNet, PlainNet, smallest_lead
 from lib.nets.box import Box
 from lib.nets.models import Net
 from lib.nets.parts import check_parts
@@ -96,18 +95,15 @@ def certified_radius(net: Net, x: Tensor, y: Tensor, method: Method = "interval"
         return torch.cat([_radius(net, images, labels, by_intervals) for images, labels in chunks])
 
 
-class _Slack(NamedTuple):
-    """An executed value of f moves by at most radius + constant + rate * radius when the input moves by radius."""
-
-    constant: Tensor
-    rate: float
-
-
 class _Execution(NamedTuple):
-    """One forward pass: features f(x), what rounding may add to their motion, and the logits."""
+    """One forward pass: features f(x), the largest size on the way to them, and the logits.
+
+    An executed value moves by at most radius + rate (size + radius) when the input moves by radius, in network units.
+    """
 
     features: Tensor
-    slack: _Slack
+    size: Tensor
+    rate: float
     logits: Tensor
 
 
@@ -174,8 +170,8 @@ def _execute(net: Net, x: Tensor) -> _Execution:
     features = activations[-1].flatten(1)
     # two executions, each rounding off at most 2^-24 of a value at a time
     rate = 2 * net.roundings() * 2.0**-24 * SECOND_ORDER
-    slack = _Slack(rate * net.magnitude(activations).double().clamp(min=SMALLEST), rate)
-    return _Execution(features, slack, net.logits(features))
+    size = net.magnitude(activations).double().clamp(min=SMALLEST)
+    return _Execution(features, size, rate, net.logits(features))
 
 
 def _bisect(proved_at: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -198,19 +194,18 @@ def _margin_radius(net: Net, run: _Execution, y: Tensor) -> Tensor:
 
 def _closed_form_radius(net: PlainNet, run: _Execution, y: Tensor) -> Tensor:
     """The largest e with margin > 2 e / sigma + 2^-22 n (max|v| + e / sigma), solved for e; from 0 to 1."""
-    logits, slack = run.logits.double(), run.slack
-    size = torch.maximum(slack.constant / slack.rate, logits.abs().amax(1) + net.top.offset())
-    rivals = logits.scatter(1, y[:, None], -math.inf).amax(1)
-    margin = logits.gather(1, y[:, None]).squeeze(1) - rivals
-    radius = (net.std * (margin - 2 * slack.rate * size) / (2 + 2 * slack.rate)).clamp(0, 1)
+    logits = run.logits.double()
+    size = torch.maximum(run.size, logits.abs().amax(1) + net.top.offset())
+    margin = smallest_lead(Box(logits, logits), y)
+    radius = (net.std * (margin - 2 * run.rate * size) / (2 + 2 * run.rate)).clamp(0, 1)
     return torch.where(_in_range(size, radius / net.std), radius, 0.0)
 
 
 def _head_proves(net: CompositeNet, run: _Execution, y: Tensor, radius: Tensor) -> Tensor:
     """The lead stays positive on the box that the features cannot leave while pixels move by at most radius [B]."""
     features, moved = run.features.double(), radius / net.std
-    reach = (moved * (1 + run.slack.rate) + run.slack.constant)[:, None]
-    in_range = _in_range(run.slack.constant / run.slack.rate, moved)
+    reach = (moved + run.rate * (run.size + moved))[:, None]
+    in_range = _in_range(run.size, moved)
     return in_range & (net.lead(Box(features - reach, features + reach), y) > 0)
 
 

@@ -1,11 +1,10 @@
 """Certificates computed as anyone would at first, so that the book can show where they lie."""
 
-import math
-
 import torch
 from torch import Tensor
 
-from lib.nets.base import DistanceNet
+from lib.nets.base import DistanceNet, smallest_lead
+from lib.nets.box import Box
 from lib.nets.models import LInfDistNet
 from lib.robustness.inputs import evaluation_mode
 
@@ -23,8 +22,7 @@ def half_margin(net: DistanceNet, x: Tensor, y: Tensor) -> Tensor:
     """
     with torch.no_grad(), evaluation_mode(net):
         logits = net(x)
-    rivals = logits.scatter(1, y[:, None], -math.inf).amax(1)
-    return net.std * (logits.gather(1, y[:, None]).squeeze(1) - rivals) / 2
+    return net.std * smallest_lead(Box(logits, logits), y) / 2
 
 
 def rounding_trap() -> tuple[LInfDistNet, Tensor, Tensor]:
