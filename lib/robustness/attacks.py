@@ -4,6 +4,7 @@ At p = inf the gradient of a logit is one signed pixel (Section 2 and 5), so sig
 and "robust" by PGD is optimistic. The stronger attack descends on margins at finite p, where every pixel has a say.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -68,9 +69,12 @@ def adversarial_images(
     steps, seed = integer("steps", steps, at_least=1), integer("seed", seed, at_least=0)
     check_batch(net, x, y)
     generator = torch.Generator().manual_seed(seed)
-    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(net):
-        x, y = (v.clone() if v.is_inference() else v.detach() for v in (x, y.long()))  # such a one has no gradients
-        return attacker(net, x, y, radius, steps, generator)
+    with torch.inference_mode(False), torch.enable_grad():
+        # what was made in inference mode has no gradients, its copy has
+        x, y = (v.clone() if v.is_inference() else v.detach() for v in (x, y.long()))
+        net = copy.deepcopy(net) if any(v.is_inference() for v in net.state_dict().values()) else net
+        with evaluation_mode(net):
+            return attacker(net, x, y, radius, steps, generator)
 
 
 Attacker = Callable[[Net, Tensor, Tensor, float, int, torch.Generator], Tensor]

@@ -290,3 +290,18 @@ def test_images_of_double_precision_stay_in_the_ball_too(attack: attacks.Attack)
     moved = adversarial_images(net, x, net(x).argmax(1), 0.3, attack=attack)
     pairs = zip(moved.flatten().tolist(), x.flatten().tolist(), strict=True)
     assert all(abs(Fraction(a) - Fraction(b)) <= Fraction(0.3) for a, b in pairs)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("kind", [LInfDistNet, LInfDistNetMLP])
+def test_a_net_made_in_inference_mode_is_attacked_like_any_other(
+    kind: type[Net], sample: tuple[Tensor, Tensor], attack: attacks.Attack
+) -> None:
+    nets = []
+    for mode in (True, False):
+        torch.manual_seed(0)
+        with torch.inference_mode(mode):
+            nets.append(kind(SHAPE, 3, width=8, depth=2))
+    made, usual = (adversarial_images(net, *sample, EPS, 6, attack) for net in nets)
+    assert torch.equal(made, usual)
+    assert all(parameter.is_inference() for parameter in nets[0].parameters())
