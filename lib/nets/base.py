@@ -94,7 +94,8 @@ class DistanceNet(nn.Module, ABC):
     def feature_bounds(self, box: Box) -> Box:
         """Bounds [B, width] of `features` at p = inf over a box of images, sound for float32 as executed.
 
-        Raises ValueError in training mode, of a part too (the mean shift is no constant there), and for lower > upper.
+        Raises ValueError in training mode, of a part too (the mean shift is no constant there), for lower > upper, for
+        ends of different shape, dtype or device, and for a normalisation that `Normalize.check` refuses.
         """
         if any(module.training for module in self.modules()):
             raise ValueError("bounds need a net in evaluation mode, got one in training mode (call net.eval())")

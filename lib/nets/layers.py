@@ -92,7 +92,7 @@ def _mean_over_ranks(total: Tensor, samples: int) -> Tensor:
 
 
 class DistanceLayer(nn.Module, ABC):
-    """What distance layers share: behind the distances a bias and a mean shift, where there are any, and their proofs.
+    """What distance layers share: a bias and a mean shift behind their distances, where there are any.
 
     Attributes:
         weight: [units, inputs of a unit ...].
