@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from lib.experiments import ledger, provenance
 from lib.experiments.evaluate import ATTACKS, CERTIFICATES, evaluate
 from lib.experiments.record import Record, Table, check_agreement
 from lib.files import replacing
+from lib.nets.arguments import integer
 from lib.nets.models import Net, drawn
 from lib.nets.store import save
 from lib.recipes import Budget, Recipe
@@ -73,8 +73,8 @@ def run(
         lib.training.fit.Elsewhere: on every machine but the first, which evaluates and writes.
     """
     resolved, changed = _resolve(recipe, budget, overrides)
-    _check(seed=seed, devices=devices, num_nodes=num_nodes, max_minutes=max_minutes)
-    seed, devices, num_nodes = int(seed), int(devices), int(num_nodes)  # NumPy's too
+    seed, devices, num_nodes = _whole("seed", seed, 0), _whole("devices", devices, 1), _whole("num_nodes", num_nodes, 1)
+    _check_minutes(max_minutes)
     target = resolve_device(device)
     check_ranks(resolved, devices, num_nodes)
     code = provenance.commit()  # of what is now loaded
@@ -190,19 +190,16 @@ def _write(record: Record, table: Table, net: Net, path: Path, results: str | Pa
         ledger.write(record, table, results)
 
 
-def _check(*, seed: Any, devices: Any, num_nodes: Any, max_minutes: Any) -> None:
-    for name, value, least in (("seed", seed, 0), ("devices", devices, 1), ("num_nodes", num_nodes, 1)):
-        if not _is_whole(value, least):
-            raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least} and below 2^63")
+def _whole(name: str, value: Any, least: int) -> int:
+    try:
+        return integer(name, value, at_least=least)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least} and below 2^63") from error
+
+
+def _check_minutes(max_minutes: Any) -> None:
     if max_minutes is not None and not (isinstance(max_minutes, int | float) and max_minutes > 0):
         raise ValueError(f"max_minutes is {max_minutes!r}, expected a positive number or None")
-
-
-def _is_whole(value: Any, least: int) -> bool:
-    try:
-        return not isinstance(value, bool) and least <= index(value) < 2**63
-    except TypeError:
-        return False
 
 
 def _check_replaces(path: Path, recipe: Recipe) -> None:

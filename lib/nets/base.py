@@ -144,9 +144,11 @@ class DistanceNet(nn.Module, ABC):
     def _outputs(self, x: Tensor, p: float) -> Iterator[Tensor]:
         self._check_shape("x", x)
         check_together(self.parts())
-        yield (output := self.normalize(x))
+        output = self.normalize(x)
+        yield output
         for layer in self._feature_layers():
-            yield (output := layer(output, p))
+            output = layer(output, p)
+            yield output
 
     def _feature_layers(self) -> list[DistanceLayer]:
         return cast(list[DistanceLayer], list(self.layers))

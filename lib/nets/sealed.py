@@ -54,7 +54,7 @@ class Sealed(nn.Module, ABC):
         before = [tensor.detach() for tensor in (*self.parameters(), *self.buffers())]
         with torch.inference_mode(False):  # whose tensors count no writes
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for old, new in zip(before, (*self.parameters(), *self.buffers()), strict=True):
+        for old, new in zip(before, (*self.parameters(), *self.buffers()), strict=True):  # to_empty keeps no value
             if not torch.equal(new.to(old), old):
                 raise ValueError(_CHANGED)
         self._seal = self._constants()

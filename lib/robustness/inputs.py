@@ -13,6 +13,8 @@ from lib.nets.box import Box
 
 CHUNK = 1000  # images at a time: bounds memory (near 200 MB in a bound pass at width 5120), not results
 
+_EVALUATING = threading.RLock()
+
 
 def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
     """Refuse what cannot be evaluated.
@@ -61,9 +63,6 @@ def _ends(values: Tensor) -> tuple[float, float]:
     """The least and the largest entry; both are NaN where one is."""
     low, high = values.aminmax()
     return low.item(), high.item()
-
-
-_EVALUATING = threading.RLock()
 
 
 @contextmanager

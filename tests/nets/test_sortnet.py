@@ -47,6 +47,10 @@ class TestCoefficients:
         with pytest.raises(ValueError, match=rf"keep_prob must lie in \(0, 1\], got {q}"):
             SortLinear(3, 2, keep_prob=q)
 
+    def test_no_probability_at_all_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="keep_prob must be finite, got nan"):
+            SortLinear(3, 2, keep_prob=math.nan)
+
     def test_no_place_at_all_is_refused(self) -> None:
         with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
             SortLinear(3, 2, keep_prob=0.5, top_k=0)
