@@ -23,8 +23,8 @@ _LARGEST_INPUT = 2.0**126
 LARGEST_SQUARED_P = 32
 # So few samples do not pay for packing the weights.
 _FEW_SAMPLES = 3
-# Outputs whose pulls on an input are added up one after the other, at most.
-_LONGEST_SUM = 1024
+# Pulls in one run of the kernel for any p, at most.
+_LONGEST_RUN = 64
 # Below it the inverse of a distance is no float32.
 _LEAST_DISTANCE = 2.0**-125
 
@@ -112,7 +112,7 @@ def _few(x: Tensor, w: Tensor, p: float) -> Tensor:
 
 def _backward_inf(grad: Tensor, x: Tensor, w: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     k, pull = _backward(), torch.empty_like(grad)
-    grad_x, grad_w = torch.zeros_like(x), torch.zeros_like(w)
+    grad_x, grad_w = torch.empty_like(x), torch.empty_like(w)
     k.pull_index(x.numpy(), w.numpy(), grad.numpy(), index.numpy(), pull.numpy(), grad_x.numpy())
     k.scatter_index(pull.numpy(), index.numpy(), grad_w.numpy())
     return grad_x, grad_w
@@ -122,18 +122,18 @@ def _backward_squared(
     grad: Tensor, x: Tensor, w: Tensor, y: Tensor, squarings: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
     # The kernel takes two outputs at a time; padding has gradient 0.
-    odd = len(w) % 2
+    odd, p = len(w) % 2, 2 ** len(squarings)
     x_blocks, w_blocks = blocks(whole_blocks(x)), blocks(whole_blocks(pad(w, odd, 0)))
     inverse = pad(_inverse(y), 0, odd).T.flatten()
     # Ratios below this have (|t| / y)^p < 2^-60.
-    floor = np.float32(2.0 ** (-120 / 2 ** len(squarings)))
+    floor = np.float32(2.0 ** (-120 / p))
     grad_x, grad_w = slabs(x_blocks, -(-len(w) // 2)), torch.zeros_like(w_blocks)
     _backward().backward_squared(
         x_blocks.flatten().numpy(), w_blocks.flatten().numpy(), grad_x.flatten(1).numpy(), grad_w.flatten().numpy(),
-        pad(grad, 0, odd).T.flatten().numpy(), inverse.numpy(), floor, squarings,
+        pad(grad, 0, odd).T.flatten().numpy(), inverse.numpy(), floor, squarings, _run(p),
         len(grad_x), len(x_blocks), len(x), len(w) + odd,
     )  # fmt: skip
-    return unblock(grad_x.sum(0), x), unblock(grad_w, w)
+    return unblock(_joined(grad_x), x), unblock(grad_w, w)
 
 
 def _backward_power(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[Tensor, Tensor]:
@@ -142,14 +142,26 @@ def _backward_power(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> 
     cut = powers.cut_ratio(p - 1, x.shape[1])
     cols = -len(w) % tiles().WIDTH
     cutoff = F.pad(torch.where(y > 0, cut * y, math.inf), (0, cols), value=math.inf)
-    grad_x = slabs(x_blocks, -(-len(w) // tiles().WIDTH), -(-len(w) // _LONGEST_SUM))
-    grad_w = torch.zeros_like(w_blocks)
+    grad_x, grad_w = slabs(x_blocks, -(-len(w) // tiles().WIDTH)), torch.zeros_like(w_blocks)
     _backward().backward_power(
         x_blocks.flatten().numpy(), lanes(weights), w_blocks.flatten().numpy(), grad_x.flatten(1).numpy(),
         grad_w.flatten().numpy(), pad(grad, 0, cols).flatten().numpy(), pad(_inverse(y), 0, cols).flatten().numpy(),
-        cutoff.flatten().numpy(), _rule(p - 1), len(grad_x), len(x_blocks), len(x), len(w),
+        cutoff.flatten().numpy(), _rule(p - 1), _run(p), len(grad_x), len(x_blocks), len(x), len(w),
     )  # fmt: skip
-    return unblock(grad_x.sum(0), x), unblock(grad_w, w)
+    return unblock(_joined(grad_x), x), unblock(grad_w, w)
+
+
+def _joined(slabs: Tensor) -> Tensor:
+    """The sum of the slabs, which takes the place of the first."""
+    if len(slabs) > 1:
+        _backward().join_slabs(slabs.flatten().numpy(), len(slabs), slabs[0].numel())
+    return slabs[0]
+
+
+def _run(p: float) -> int:
+    """Pulls in one run: n equal ones lose n / 4 roundings of 2^-24, an eighth of what the gradient may be off by."""
+    width = int(tiles().WIDTH)
+    return min(max(int(2 * p) // width * width, width), _LONGEST_RUN)
 
 
 def _inverse(y: Tensor) -> Tensor:

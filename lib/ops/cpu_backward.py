@@ -1,6 +1,8 @@
 """Numba kernels of the backward pass, both gradients at once; layouts in `cpu_tiles.py`.
 
-A task owns one block of inputs and one share of the outputs; grad_x has a slab per share.
+A task owns one block of inputs and one share of the outputs; grad_x has a slab per share. Pulls are added up in runs,
+and runs in sums that carry what rounding them loses: equal pulls are all rounded the same way, which adds up. Kernels
+of a pair or a tile are inlined: a call counts its references to arrays, which takes as long as dozens of terms.
 """
 
 from typing import Any
@@ -17,6 +19,7 @@ from lib.ops.cpu_tiles import (
     Exponent,
     Indices,
     Rule,
+    compensated,
     four_rows,
     powers_of_block,
     store_tile,
@@ -38,11 +41,10 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "de99b9afc50a253e"
+PARTS = "2ee2f34bbfc2cbc2"
 
-# Samples whose inputs and gradients stay in the first-level cache while a dense pass goes over the outputs, and outputs
-# whose pulls are added up apart: sums of sums keep the rounding small.
-CHUNK, PART = 64, 256
+# Samples whose inputs and gradients stay in the first-level cache while a dense pass goes over the outputs.
+CHUNK = 64
 
 
 @kernel()
@@ -58,20 +60,37 @@ def odd_power(r: Any, floor: Any, squarings: Exponent) -> Any:
     return product
 
 
-@kernel()
+@kernel(inline="always")
 def pair_gradient(
-    x: Array, a: int, w: Array, c: int, grad_x: Array, grad_w: Array, g: Any, inverse: Any, cutoff: Any, rule: Rule
-) -> None:
-    """Adds u_k = g sign(t_k) (|t_k| inverse)^e to grad_x and takes it from grad_w, t = x - w, where |t| > cutoff."""
+    x: Array, a: int, w: Array, c: int, x_run: Array, to_x: int, w_run: Array, to_w: int,
+    g: Any, inverse: Any, cutoff: Any, rule: Rule,
+) -> None:  # fmt: skip
+    """Adds u_k = g sign(t_k) (|t_k| inverse)^e to x_run and takes it from w_run, t = x - w, where |t| > cutoff."""
     t0, t1 = load(x, a) - load(w, c), load(x, a + WIDTH) - load(w, c + WIDTH)
     d0, d1 = size(t0), size(t1)
     v0, v1 = powers_of_block(d0, d1, inverse, rule)
     u0 = where_greater(d0, cutoff, g * with_sign(v0, t0), splat(ZERO))
     u1 = where_greater(d1, cutoff, g * with_sign(v1, t1), splat(ZERO))
-    store(grad_x, a, load(grad_x, a) + u0)
-    store(grad_x, a + WIDTH, load(grad_x, a + WIDTH) + u1)
-    store(grad_w, c, load(grad_w, c) - u0)
-    store(grad_w, c + WIDTH, load(grad_w, c + WIDTH) - u1)
+    store(x_run, to_x, load(x_run, to_x) + u0)
+    store(x_run, to_x + WIDTH, load(x_run, to_x + WIDTH) + u1)
+    store(w_run, to_w, load(w_run, to_w) - u0)
+    store(w_run, to_w + WIDTH, load(w_run, to_w + WIDTH) - u1)
+
+
+@kernel()
+def end_run(run: Array, count: int, sums: Array, at: int, carries: Array, to: int) -> None:
+    """Adds the first `count` numbers of the run to sums[at], sums[at + 1], ... and leaves zeros."""
+    for i in range(0, count, WIDTH):
+        total, carry = compensated(load(sums, at + i), load(carries, to + i), load(run, i))
+        store(sums, at + i, total)
+        store(carries, to + i, carry)
+        store(run, i, splat(ZERO))
+
+
+@kernel()
+def settle(sums: Array, at: int, carries: Array) -> None:
+    for i in range(0, len(carries), WIDTH):
+        store(sums, at + i, load(sums, at + i) + load(carries, i))
 
 
 @kernel()
@@ -81,104 +100,147 @@ def share_of(task: int, blocks: int, shares: int, units: int) -> tuple[int, int,
     return share, task % blocks, min(share * per_share, units), min((share + 1) * per_share, units)
 
 
-@kernel()
+@kernel(inline="always")
 def two_outputs_gradient(
-    x: Array, w: Array, part: Array, grad_w: Array, g: Array, inverse: Array, floor: np.float32,
-    squarings: Exponent, a: int, k: int, count: int, c: int, at: int, samples: int,
+    x: Array, w: Array, x_run: Array, grad_w: Array, carries: Array, g: Array, inverse: Array, floor: np.float32,
+    squarings: Exponent, run: int, a: int, count: int, c: int, k: int, to: int, at: int, samples: int,
 ) -> None:  # fmt: skip
-    """Both gradients of `count` samples, whose blocks start at a, against two outputs: inputs k to k + 16 of the block.
+    """Both gradients of `count` samples, whose inputs start at x[a], against two outputs, whose weights start at w[c]:
+    sixteen inputs, number k and on of their block.
 
     The weights and their gradients stay in registers; g and inverse [O, B] are read along the samples, grad_x goes to
-    `part` [CHUNK, BLOCK].
+    `x_run` [CHUNK, BLOCK].
     """
     w0, w1 = load(w, c), load(w, c + BLOCK)
-    grad0 = grad1 = splat(ZERO)
+    sum0, sum1 = load(grad_w, c), load(grad_w, c + BLOCK)
+    carry0, carry1 = load(carries, to), load(carries, to + BLOCK)
     floors = splat(floor)
-    for i in range(k, count * BLOCK, BLOCK):
-        here = load(x, a + i)
-        u0 = odd_power((here - w0) * splat_at(inverse, at), floors, squarings) * splat_at(g, at)
-        u1 = odd_power((here - w1) * splat_at(inverse, at + samples), floors, squarings) * splat_at(g, at + samples)
-        store(part, i, load(part, i) + (u0 + u1))
-        grad0, grad1 = grad0 - u0, grad1 - u1
-        at += 1
-    store(grad_w, c, load(grad_w, c) + grad0)
-    store(grad_w, c + BLOCK, load(grad_w, c + BLOCK) + grad1)
-
-
-@kernel()
-def move_sum(part: Array, count: int, total: Array, at: int) -> None:
-    """Adds the first `count` numbers of `part` to total[at], total[at + 1], ... and leaves zeros."""
-    for i in range(0, count, WIDTH):
-        store(total, at + i, load(total, at + i) + load(part, i))
-        store(part, i, splat(ZERO))
+    for first in range(0, count, run):
+        grad0 = grad1 = splat(ZERO)
+        for i in range(first, min(first + run, count)):
+            here, b0, b1 = load(x, a + i * BLOCK), at + i, at + samples + i
+            u0 = odd_power((here - w0) * splat_at(inverse, b0), floors, squarings) * splat_at(g, b0)
+            u1 = odd_power((here - w1) * splat_at(inverse, b1), floors, squarings) * splat_at(g, b1)
+            store(x_run, k + i * BLOCK, load(x_run, k + i * BLOCK) + (u0 + u1))
+            grad0, grad1 = grad0 - u0, grad1 - u1
+        sum0, carry0 = compensated(sum0, carry0, grad0)
+        sum1, carry1 = compensated(sum1, carry1, grad1)
+    store(grad_w, c, sum0)
+    store(grad_w, c + BLOCK, sum1)
+    store(carries, to, carry0)
+    store(carries, to + BLOCK, carry1)
 
 
 @kernel(parallel=True)
 def backward_squared(
     x: Array, w: Array, grad_x: Array, grad_w: Array, g: Array, inverse: Array, floor: np.float32,
-    squarings: Exponent, shares: int, blocks: int, samples: int, outputs: int,
+    squarings: Exponent, run: int, shares: int, blocks: int, samples: int, outputs: int,
 ) -> None:  # fmt: skip
     """p = 2^n, every term squared out; `outputs` is even."""
     for task in prange(shares * blocks):
-        share, n, o0, o1 = share_of(task, blocks, shares, outputs // 2)
-        part = np.zeros(CHUNK * BLOCK, np.float32)
+        share, n, u0, u1 = share_of(task, blocks, shares, outputs // 2)
+        x_block, w_block, x_run = n * samples * BLOCK, n * outputs * BLOCK, np.zeros(CHUNK * BLOCK, np.float32)
+        x_carries = np.zeros(samples * BLOCK, np.float32)
+        w_carries = np.zeros((u1 - u0) * 2 * BLOCK, np.float32)
         for b in range(0, samples, CHUNK):
-            a, count = (n * samples + b) * BLOCK, min(CHUNK, samples - b)
-            for first in range(2 * o0, 2 * o1, PART):
-                for o in range(first, min(first + PART, 2 * o1), 2):
+            a, count = x_block + b * BLOCK, min(CHUNK, samples - b)
+            for first in range(u0, u1, run):
+                for u in range(first, min(first + run, u1)):
                     for k in range(0, BLOCK, WIDTH):
-                        c, at = (n * outputs + o) * BLOCK + k, o * samples + b
+                        c, to, at = w_block + 2 * u * BLOCK + k, 2 * (u - u0) * BLOCK + k, 2 * u * samples + b
                         two_outputs_gradient(
-                            x, w, part, grad_w, g, inverse, floor, squarings, a, k, count, c, at, samples
-                        )
-                move_sum(part, count * BLOCK, grad_x[share], a)
+                            x, w, x_run, grad_w, w_carries, g, inverse, floor, squarings, run,
+                            a + k, count, c, k, to, at, samples,
+                        )  # fmt: skip
+                end_run(x_run, count * BLOCK, grad_x[share], a, x_carries, b * BLOCK)
+        settle(grad_x[share], x_block, x_carries)
+        settle(grad_w, w_block + 2 * u0 * BLOCK, w_carries)
+
+
+@kernel(inline="always")
+def tile_gradient(
+    x: Array, rows: tuple[int, int, int, int], live: int, lanes: Array, panel: int, w: Array, c: int, x_run: Array,
+    to_x: int, w_run: Array, to_w: int, g: Array, inverse: Array, cutoff: Array, at: int, stride: int, rule: Rule,
+    peaks: Array,
+) -> None:  # fmt: skip
+    """Both gradients of four samples and one panel, of the pairs that reach their cutoff; theirs starts at `at`."""
+    store_tile(tile_max(x, rows, lanes, panel, BLOCK), peaks, 0, WIDTH)
+    for r in range(live):
+        kept = at_least(load(peaks, r * WIDTH), load(cutoff, at + r * stride))
+        while kept:
+            j = first_bit(kept)
+            kept &= kept - 1
+            pair = at + r * stride + j
+            pair_gradient(
+                x, rows[r], w, c + j * BLOCK, x_run, to_x + r * BLOCK, w_run, to_w + j * BLOCK,
+                splat_at(g, pair), splat_at(inverse, pair), splat_at(cutoff, pair), rule,
+            )  # fmt: skip
 
 
 @kernel(parallel=True)
 def backward_power(
     x: Array, lanes: Array, w: Array, grad_x: Array, grad_w: Array, g: Array, inverse: Array, cutoff: Array,
-    rule: Rule, shares: int, blocks: int, samples: int, outputs: int,
+    rule: Rule, run: int, shares: int, blocks: int, samples: int, outputs: int,
 ) -> None:  # fmt: skip
     """Any p: a block of inputs is left out for the pairs in which it holds nothing that reaches the cutoff.
 
-    g, inverse and cutoff [B, P WIDTH]; the cutoff is infinite for outputs that are only padding, or 0 apart.
+    g, inverse and cutoff [B, P WIDTH]; the cutoff is infinite for outputs that are only padding, or 0 apart. A run is
+    of `run` samples or outputs, a multiple of WIDTH.
     """
     panels = (outputs + WIDTH - 1) // WIDTH
     for task in prange(shares * blocks):
         share, n, q0, q1 = share_of(task, blocks, shares, panels)
-        slab, peaks = grad_x[share], np.empty(TILE, np.float32)
-        for q in range(q0, q1):
-            for b in range(0, samples, ROWS):
-                r0, r1, r2, r3 = four_rows(b, samples, BLOCK)
-                start = n * samples * BLOCK
-                rows = r0 + start, r1 + start, r2 + start, r3 + start
-                store_tile(tile_max(x, rows, lanes, (q * blocks + n) * BLOCK * WIDTH, BLOCK), peaks, 0, WIDTH)
-                for r in range(min(ROWS, samples - b)):
-                    at = ((b + r) * panels + q) * WIDTH
-                    kept = at_least(load(peaks, r * WIDTH), load(cutoff, at))
-                    while kept:
-                        j = first_bit(kept)
-                        kept &= kept - 1
-                        pair_gradient(
-                            x, rows[r], w, (n * outputs + q * WIDTH + j) * BLOCK, slab, grad_w,
-                            splat(g[at + j]), splat(inverse[at + j]), splat(cutoff[at + j]), rule,
+        x_block, w_block, peaks = n * samples * BLOCK, n * outputs * BLOCK, np.empty(TILE, np.float32)
+        o0, o1 = min(q0 * WIDTH, outputs), min(q1 * WIDTH, outputs)
+        x_run, w_run = np.zeros(run * BLOCK, np.float32), np.zeros(run * BLOCK, np.float32)
+        x_carries, w_carries = np.zeros(samples * BLOCK, np.float32), np.zeros((o1 - o0) * BLOCK, np.float32)
+        for o in range(o0, o1, run):
+            for b in range(0, samples, run):
+                for q in range(o // WIDTH, min((o + run) // WIDTH, q1)):
+                    panel, c, to_w = (q * blocks + n) * BLOCK * WIDTH, q * WIDTH * BLOCK, (q * WIDTH - o) * BLOCK
+                    for s in range(b, min(b + run, samples), ROWS):
+                        r0, r1, r2, r3 = four_rows(s, samples, BLOCK)
+                        rows = r0 + x_block, r1 + x_block, r2 + x_block, r3 + x_block
+                        tile_gradient(
+                            x, rows, min(ROWS, samples - s), lanes, panel, w, w_block + c, x_run, (s - b) * BLOCK,
+                            w_run, to_w, g, inverse, cutoff, (s * panels + q) * WIDTH, panels * WIDTH, rule, peaks,
                         )  # fmt: skip
+                end_run(x_run, min(run, samples - b) * BLOCK, grad_x[share], x_block + b * BLOCK, x_carries, b * BLOCK)
+                end_run(w_run, min(run, o1 - o) * BLOCK, grad_w, w_block + o * BLOCK, w_carries, (o - o0) * BLOCK)
+        settle(grad_x[share], x_block, x_carries)
+        settle(grad_w, w_block + o0 * BLOCK, w_carries)
+
+
+@kernel(parallel=True)
+def join_slabs(slabs: Array, shares: int, size: int) -> None:
+    """Adds the slabs, `size` numbers each, up in the first."""
+    for block in prange(size // BLOCK):
+        for i in range(block * BLOCK, (block + 1) * BLOCK, WIDTH):
+            total = carry = splat(ZERO)
+            for share in range(shares):
+                total, carry = compensated(total, carry, load(slabs, share * size + i))
+            store(slabs, i, total + carry)
 
 
 @kernel(parallel=True)
 def pull_index(x: Array, w: Array, g: Array, index: Indices, pull: Array, grad_x: Array) -> None:
     """p = inf: pull = g sign(t) at the index, sign(0) = +1, scattered into grad_x [B, I]."""
     for b in prange(pull.shape[0]):
+        row = np.zeros(x.shape[1], np.float64)
         for o in range(pull.shape[1]):
             i = index[b, o]
             pull[b, o] = g[b, o] if x[b, i] >= w[o, i] else -g[b, o]
-            grad_x[b, i] += pull[b, o]
+            row[i] += pull[b, o]
+        grad_x[b] = row
 
 
 @kernel(parallel=True)
 def scatter_index(pull: Array, index: Indices, grad_w: Array) -> None:
     """grad_w[o, index[b, o]] -= pull[b, o], each task owning some outputs."""
     for share in prange((pull.shape[1] + WIDTH - 1) // WIDTH):
+        first, last = share * WIDTH, min((share + 1) * WIDTH, pull.shape[1])
+        rows = np.zeros((WIDTH, grad_w.shape[1]), np.float64)
         for b in range(pull.shape[0]):
-            for o in range(share * WIDTH, min((share + 1) * WIDTH, pull.shape[1])):
-                grad_w[o, index[b, o]] -= pull[b, o]
+            for o in range(first, last):
+                rows[o - first, index[b, o]] -= pull[b, o]
+        grad_w[first:last] = rows[: last - first]

@@ -15,6 +15,7 @@ from lib.ops.cpu_tiles import (
     Exponent,
     Indices,
     Rule,
+    compensated,
     four_rows,
     power,
     powers_of_block,
@@ -43,14 +44,14 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "de99b9afc50a253e"
+PARTS = "2ee2f34bbfc2cbc2"
 
 # Samples of one task: few enough to balance threads, enough to keep a panel in the cache.
 STRIPE = 64
 # Inputs among which the first maximum is looked for: as many as there are bits in a mask.
 SPAN = 64
-# Terms in one run of a sum: runs are added up apart, which keeps the rounding small.
-PART = 256
+# Terms that are added up one by one, at most: equal ones are all rounded the same way, so sums of runs are compensated.
+RUN = 32
 
 # Sums outside this range may have lost terms to underflow or overflow.
 _LEAST_SUM, _LARGEST_SUM = np.float32(2.0**-90), np.float32(2.0**126)
@@ -81,16 +82,16 @@ def pair_sum(x: Array, a: int, w: Array, c: int, cutoff: Any, inverse: Any, rule
 
 @kernel()
 def whole_sum(x: Array, a: int, w: Array, c: int, count: int, inverse: Any, p: Any) -> Any:
-    """(|x[a + k] - w[c + k]| inverse)^p over `count` inputs, summed into sixteen lanes part by part."""
-    s = splat(ZERO)
-    for first in range(0, count, PART):
-        part = splat(ZERO)
-        for k in range(first, min(first + PART, count), BLOCK):
+    """(|x[a + k] - w[c + k]| inverse)^p over `count` inputs, summed into sixteen lanes."""
+    s = carry = splat(ZERO)
+    for first in range(0, count, RUN * WIDTH):
+        run = splat(ZERO)
+        for k in range(first, min(first + RUN * WIDTH, count), BLOCK):
             v0 = power(size(load(x, a + k) - load(w, c + k)) * inverse, p)
             v1 = power(size(load(x, a + k + WIDTH) - load(w, c + k + WIDTH)) * inverse, p)
-            part = part + (v0 + v1)
-        s = s + part
-    return s
+            run = run + (v0 + v1)
+        s, carry = compensated(s, carry, run)
+    return s + carry
 
 
 @kernel()
@@ -147,12 +148,19 @@ def tile_sum(
 
 
 @kernel()
-def add_tile(tile: Any, out: Array, at: int, stride: int) -> None:
-    t0, t1, t2, t3 = tile
-    store(out, at, load(out, at) + t0)
-    store(out, at + stride, load(out, at + stride) + t1)
-    store(out, at + 2 * stride, load(out, at + 2 * stride) + t2)
-    store(out, at + 3 * stride, load(out, at + 3 * stride) + t3)
+def whole_tile_sum(
+    x: Array, rows: tuple[int, int, int, int], lanes: Array, at: int, features: int, squarings: Exponent
+) -> Any:  # fmt: skip
+    """`tile_sum` over all features, run by run."""
+    r0, r1, r2, r3 = rows
+    s0 = s1 = s2 = s3 = c0 = c1 = c2 = c3 = splat(ZERO)
+    for k in range(0, features, RUN):
+        run = tile_sum(x, (r0 + k, r1 + k, r2 + k, r3 + k), lanes, at + k * WIDTH, RUN, squarings)
+        s0, c0 = compensated(s0, c0, run[0])
+        s1, c1 = compensated(s1, c1, run[1])
+        s2, c2 = compensated(s2, c2, run[2])
+        s3, c3 = compensated(s3, c3, run[3])
+    return s0 + c0, s1 + c1, s2 + c2, s3 + c3
 
 
 @kernel()
@@ -236,11 +244,7 @@ def forward_squared(
         for b in range(b0, b1, ROWS):
             rows = four_rows(b, samples, features)
             y0, stride = (b * panels + q) * WIDTH, panels * WIDTH
-            store_tile(tile_sum(scaled, rows, lanes, at, min(PART, features), squarings), y, y0, stride)
-            for k in range(PART, features, PART):
-                later = rows[0] + k, rows[1] + k, rows[2] + k, rows[3] + k
-                tile = tile_sum(scaled, later, lanes, at + k * WIDTH, min(PART, features - k), squarings)
-                add_tile(tile, y, y0, stride)
+            store_tile(whole_tile_sum(scaled, rows, lanes, at, features, squarings), y, y0, stride)
             for r in range(min(ROWS, samples - b)):
                 s, here = load(y, y0 + r * stride), y0 + r * stride
                 lost = valid & ~(at_least(s, splat(_LEAST_SUM)) & at_least(splat(_LARGEST_SUM), s))
@@ -255,9 +259,30 @@ def forward_squared(
 
 
 @kernel()
+def kept_sums(
+    x: Array, a: int, w: Array, c: int, valid: int, features: int, rule: Rule, peaks: Array, values: Array, at: int,
+    sums: Array,
+) -> None:  # fmt: skip
+    """The totals of one sample's pairs over the blocks that reach their cutoff; `at` is its place in a tile."""
+    outputs, cutoffs = (1 << valid) - 1, load(values, 2 * TILE + at)
+    for first in range(0, features, RUN * BLOCK):
+        sums[:] = ZERO
+        for k in range(first, min(first + RUN * BLOCK, features), BLOCK):
+            kept = outputs & at_least(load(peaks, k // BLOCK * TILE + at), cutoffs)
+            while kept:
+                j = first_bit(kept)
+                kept &= kept - 1
+                cutoff, inverse = splat_at(values, 2 * TILE + at + j), splat_at(values, 3 * TILE + at + j)
+                block = pair_sum(x, a + k, w, c + j * features + k, cutoff, inverse, rule)
+                store(sums, j * WIDTH, load(sums, j * WIDTH) + block)
+        for j in range(valid):
+            values[TILE + at + j] += total(load(sums, j * WIDTH))
+
+
+@kernel()
 def tile_power(
     x: Array, rows: tuple[int, int, int, int], lanes: Array, at: int, w: Array, c: int, valid: int, live: int,
-    features: int, rule: Rule, cut: np.float32, peaks: Array, values: Array,
+    features: int, rule: Rule, cut: np.float32, peaks: Array, values: Array, sums: Array,
 ) -> None:  # fmt: skip
     """Any p: the maxima of all blocks first, then only the blocks that reach cut times the maximum of their pair, all
     where cut is 0.
@@ -272,25 +297,19 @@ def tile_power(
         for r in range(ROWS):
             peak = load(peaks, k // BLOCK * TILE + r * WIDTH)
             store(values, r * WIDTH, larger_size(load(values, r * WIDTH), peak))
-    everything = cut == 0
     for i in range(TILE):
         values[2 * TILE + i] = cut * values[i]
         values[3 * TILE + i] = safe_inverse(values[i])
     for r in range(live):
-        for j in range(valid):
-            i = r * WIDTH + j
-            cutoff, inverse, s = values[2 * TILE + i], splat(values[3 * TILE + i]), splat(ZERO)
-            if everything:
-                s = whole_sum(x, rows[r], w, c + j * features, features, inverse, splat(rule[0]))
-            else:
-                for n in range(features // BLOCK):
-                    if peaks[n * TILE + i] >= cutoff:
-                        k = n * BLOCK
-                        s = s + pair_sum(x, rows[r] + k, w, c + j * features + k, splat(cutoff), inverse, rule)
-            values[TILE + i] = total(s)
+        if cut > 0:
+            kept_sums(x, rows[r], w, c, valid, features, rule, peaks, values, r * WIDTH, sums)
+        else:
+            for j in range(valid):
+                i, inverse = r * WIDTH + j, splat_at(values, 3 * TILE + r * WIDTH + j)
+                values[TILE + i] = total(whole_sum(x, rows[r], w, c + j * features, features, inverse, splat(rule[0])))
     for r in range(0, TILE, WIDTH):
-        sums = larger_size(splat(_LEAST_TOTAL), load(values, TILE + r))
-        store(values, r, load(values, r) * root(sums, rule[0]))
+        safe = larger_size(splat(_LEAST_TOTAL), load(values, TILE + r))
+        store(values, r, load(values, r) * root(safe, rule[0]))
 
 
 @kernel(parallel=True)
@@ -301,12 +320,13 @@ def forward_power(
     for task in prange(panels * stripes(samples)):
         q, b0, b1 = stripe(task, samples)
         peaks, values = np.empty(features // BLOCK * TILE, np.float32), np.empty(4 * TILE, np.float32)
+        sums = np.empty(WIDTH * WIDTH, np.float32)
         valid = min(WIDTH, outputs - q * WIDTH)
         for b in range(b0, b1, ROWS):
             rows, live = four_rows(b, samples, features), min(ROWS, samples - b)
             tile_power(
                 x, rows, lanes, q * features * WIDTH, w, q * WIDTH * features, valid, live,
-                features, rule, cut, peaks, values,
+                features, rule, cut, peaks, values, sums,
             )  # fmt: skip
             for r in range(ROWS):
                 store(y, ((b + r) * panels + q) * WIDTH, load(values, r * WIDTH))

@@ -63,10 +63,10 @@ def unblock(a: Tensor, like: Tensor) -> Tensor:
     return a.transpose(0, 1).reshape(a.shape[1], -1)[:rows, :cols].contiguous()
 
 
-def slabs(x_blocks: Tensor, units: int, least: int = 1) -> Tensor:
+def slabs(x_blocks: Tensor, units: int) -> Tensor:
     """Zeros [S, N, B, BLOCK] for the gradient in x of each share of the outputs, which come in units.
 
     Shares keep all threads busy where there are few blocks of inputs.
     """
-    shares = min(units, max(-(-_BACKWARD_TASKS // len(x_blocks)), least))
+    shares = min(units, -(-_BACKWARD_TASKS // len(x_blocks)))
     return x_blocks.new_zeros(shares, *x_blocks.shape)

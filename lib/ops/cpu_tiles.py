@@ -136,6 +136,16 @@ def tile_max(x: Array, rows: tuple[int, int, int, int], lanes: Array, at: int, c
 
 
 @kernel()
+def compensated(total: Any, carry: Any, term: Any) -> Any:
+    """total + term, and in the carry what rounding it lost, so that a sum of many runs is as exact as its runs.
+
+    Not quite where |term| > |total|: of terms of one sign, few can be that large.
+    """
+    new = total + term
+    return new, carry + (term - (new - total))
+
+
+@kernel()
 def store_tile(tile: Any, out: Array, at: int, stride: int) -> None:
     t0, t1, t2, t3 = tile
     store(out, at, t0)
