@@ -159,7 +159,9 @@ def merged_margin(last: Linear, box: Box, y: Tensor) -> Tensor:
 def _spread(weight: Tensor, r: Tensor, y: Tensor) -> Tensor:
     """|W~| r [B, K] at once, with a W~ for each image."""
     differences = (weight[None] - weight[:, None]).abs()  # [K (label), K, hidden]
-    return torch.einsum("bh,bkh->bk", r, differences[y])
+    # an embedding, not differences[y], whose gradient on several threads is summed in any order
+    of_label = F.embedding(y, differences.flatten(1)).unflatten(1, weight.shape)
+    return torch.einsum("bh,bkh->bk", r, of_label)
 
 
 def _spread_by_label(weight: Tensor, r: Tensor, y: Tensor) -> Tensor:

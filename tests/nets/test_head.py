@@ -91,3 +91,14 @@ def test_the_training_margin_has_gradients_for_every_parameter_and_the_box() -> 
     head, v = MLPHead(6, 8, 3), torch.randn(4, 6, requires_grad=True)
     head.ibp_margin(Box(v - 0.1, v + 0.1), torch.tensor([0, 1, 2, 0])).sum().backward()
     assert all(parameter.grad is not None for parameter in (head.fc1.weight, head.fc1.bias, head.fc2.weight, v))
+
+
+def test_gradients_of_the_training_margin_repeat_bit_for_bit() -> None:
+    # once several threads summed those of the last layer in any order, and no training of a composite net came back
+    torch.manual_seed(0)
+    last, v, y = Linear(32, 10), torch.rand(256, 32), torch.randint(10, (256,))
+    gradients = set()
+    for _ in range(30):
+        (gradient,) = torch.autograd.grad(merged_margin(last, Box(v, v + 0.3), y).sum(), last.weight)
+        gradients.add(gradient.numpy().tobytes())
+    assert len(gradients) == 1
