@@ -14,7 +14,7 @@ def ready(kernels: str) -> ModuleType:
     module, numba = importlib.import_module(f"lib.ops.{kernels}"), importlib.import_module("numba")
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    # Numba's OpenMP layer shares torch's runtime and sets its thread count when it starts.
+    # Numba's OpenMP layer may share torch's runtime, whose thread count it then sets when it starts.
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     return module

@@ -80,7 +80,7 @@ def lp_dist_backward(
 
     The kernels find both at once: the powers cost far more than the second accumulation.
     """
-    if not _in_range(x, w, grad) or (not math.isinf(p) and _has_tiny(y)):
+    if not (_in_range(x, w) and _in_range(grad, terms=max(grad.shape))) or (not math.isinf(p) and _has_tiny(y)):
         return reference.lp_dist_backward(grad, x, w, y, index, p, need_x, need_w)
     if math.isinf(p):
         grad_x, grad_w = _backward_inf(grad, x, w, index)
@@ -203,9 +203,10 @@ def _has_tiny(y: Tensor) -> bool:
     return float(y.min()) < _LEAST_DISTANCE and bool(((y > 0) & (y < _LEAST_DISTANCE)).any())
 
 
-def _in_range(*inputs: Tensor) -> bool:
+def _in_range(*inputs: Tensor, terms: int = 1) -> bool:
+    """Whether no sum of so many entries of one input can overflow."""
     # NaN compares false; empty inputs have nothing to gain from a kernel.
-    return all(a.numel() and _magnitude(a) <= _LARGEST_INPUT for a in inputs)
+    return all(a.numel() and terms * _magnitude(a) <= _LARGEST_INPUT for a in inputs)
 
 
 def _forward() -> ModuleType:

@@ -174,6 +174,17 @@ def test_thousands_of_pulls_on_one_input_keep_their_precision(p: float) -> None:
     assert_matches_reference(x, w, torch.ones(64, 5120), p)
 
 
+@pytest.mark.parametrize("p", [1, 8, 37.3, math.inf])
+def test_pulls_that_overflow_when_added_up_are_infinite_and_not_nan(p: float) -> None:
+    # compensation would take infinity from infinity
+    x, w, _ = random_case(200, 3, 2)
+    x[:], w[:], grad = 0.3, 0, torch.full((200, 2), 2.0**125)
+    y, index = forward(cpu, x, w, p)
+    _, grad_w = cpu.lp_dist_backward(grad, x, w, y, index, p, True, True)
+    _, wanted = reference.lp_dist_backward(grad, x, w, y, index, p, True, True)
+    assert wanted.isinf().any() and torch.equal(grad_w, wanted)
+
+
 @pytest.mark.parametrize("scale", [1e-40, 1e-43, 1e-44])
 @pytest.mark.parametrize("p", [1, 1.5, 3, 8, 37.3])
 def test_distances_whose_inverse_is_no_float_are_the_reference_s(p: float, scale: float) -> None:
