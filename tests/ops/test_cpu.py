@@ -167,6 +167,20 @@ def test_equal_terms_samples_or_outputs_do_not_add_up_their_roundings(shape: tup
         assert_matches_reference(x, w, torch.full((samples, outputs), pull), p)
 
 
+@pytest.mark.parametrize("p", [1, 1.5, 3, 8, 12, 20, 37.3, 1000])
+@pytest.mark.parametrize("shape", [(437, 1, 1), (1, 1, 68), (142, 2, 1), (1, 5, 152)])
+def test_pulls_that_cancel_are_off_by_what_their_sizes_allow(shape: tuple[int, int, int], p: float) -> None:
+    # here an entry may be far smaller than any of the pulls in it
+    x, w, grad = random_case(*shape)
+    y, exact = cpu.lp_dist(x, w, p), reference.lp_dist(x.double(), w.double(), p)
+    got = cpu.lp_dist_backward(grad, x, w, y, EMPTY, p, True, True)
+    wanted = reference.lp_dist_backward(grad.double(), x.double(), w.double(), exact, EMPTY, p, True, True)
+    ratios = (x.double()[:, None] - w.double()).abs() / exact[:, :, None]
+    sizes = grad.double().abs()[:, :, None] * ratios ** (p - 1)
+    for a, b, size in zip(got, wanted, (sizes.sum(1), sizes.sum(0)), strict=True):
+        assert (a.double() - b).abs().max() <= max(p, 4) * 2.0**-22 * size.max()
+
+
 @pytest.mark.parametrize("p", [1, 2, 8, 37.3, math.inf])
 def test_thousands_of_pulls_on_one_input_keep_their_precision(p: float) -> None:
     generator = torch.Generator().manual_seed(0)
