@@ -23,7 +23,7 @@ _LARGEST_INPUT = 2.0**126
 LARGEST_SQUARED_P = 32
 # So few samples do not pay for packing the weights.
 _FEW_SAMPLES = 3
-# Pulls in one run of the kernel for any p, at most.
+# Pulls in one run, at most.
 _LONGEST_RUN = 64
 # Below it the inverse of a distance is no float32.
 _LEAST_DISTANCE = 2.0**-125
