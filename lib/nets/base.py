@@ -2,19 +2,31 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from typing import cast
+from collections.abc import Iterable
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from lib.nets.arguments import integer, real
 from lib.nets.box import Box, check_ends
+from lib.nets.chain import Chain, chain_of
 from lib.nets.head import MLPHead
 from lib.nets.layers import DistanceLayer, LInfDist, Normalize
-from lib.nets.sealed import check_together
 
 FLUSHED = 2.0**-123  # more than an operation can move two logits apart by flushing denormals, in float32
+
+
+class Execution(NamedTuple):
+    """One forward pass of a batch.
+
+    outputs: of the last distance layer, [B, units]. logits: [B, K]. size: max |v| [B] over all values executed on the
+    way to the outputs and over these, before and after every mean shift.
+    """
+
+    outputs: Tensor
+    logits: Tensor
+    size: Tensor
 
 
 class DistanceNet(nn.Module, ABC):
@@ -70,6 +82,10 @@ class DistanceNet(nn.Module, ABC):
         One above 0 means that f_y is above every other logit in every float32 execution.
         """
 
+    @abstractmethod
+    def executed(self, x: Tensor, p: float = math.inf) -> Execution:
+        """One forward pass with what a proof asks of it; x [B, C, H, W] in [0, 1]."""
+
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, C, H, W] in [0, 1] -> logits [B, K]."""
         return self.logits(self.features(x, p), p)
@@ -83,13 +99,11 @@ class DistanceNet(nn.Module, ABC):
 
         Raises ValueError unless x is [B, C, H, W] with the net's own C, H, W.
         """
-        return list(self._outputs(x, p))
+        return self._chain(self._feature_layers(), "x", x).all(x, p)
 
     def features(self, x: Tensor, p: float = math.inf) -> Tensor:
         """f(x) [B, width]: the distance net below the top, not negated; x [B, C, H, W] in [0, 1]."""
-        for output in self._outputs(x, p):  # one at a time: all of them at once fill a memory
-            features = output
-        return features.flatten(1)
+        return self._chain(self._feature_layers(), "x", x).last(x, p).flatten(1)
 
     def feature_bounds(self, box: Box) -> Box:
         """Bounds [B, width] of `features` at p = inf over a box of images, sound for float32 as executed.
@@ -99,23 +113,12 @@ class DistanceNet(nn.Module, ABC):
         """
         if any(module.training for module in self.modules()):
             raise ValueError("bounds need a net in evaluation mode, got one in training mode (call net.eval())")
-        self._check_shape("box", box.lower)
+        chain = self._chain(self._feature_layers(), "box", box.lower)
         check_ends(box)
         self.normalize.check()
         if not (box.lower <= box.upper).all():
             raise ValueError("box must have lower <= upper everywhere, got a lower bound above its upper one, or NaN")
-        check_together(self.parts())
-        box = self.normalize.bounds(box)
-        for layer in self._feature_layers():
-            box = layer.bounds(box)
-        return box.map(lambda v: v.flatten(1))
-
-    def magnitude(self, activations: list[Tensor]) -> Tensor:
-        """max |v| [B] over all values executed on the way to the features, before and after every mean shift."""
-        sizes = [_largest_size(activations[0])]
-        for layer, output in zip(self._feature_layers(), activations[1:], strict=True):
-            sizes.append(_largest_size(output) + layer.offset())
-        return torch.stack(sizes).amax(0)
+        return chain.bounds(box).map(lambda v: v.flatten(1))
 
     def roundings(self) -> int:
         """How many float32 roundings, at most, an executed feature or plain logit carries from the input on.
@@ -141,21 +144,14 @@ class DistanceNet(nn.Module, ABC):
         distance = {id(weight) for weight in self.distance_weights()}
         return [parameter for parameter in self.parameters() if id(parameter) not in distance]
 
-    def _outputs(self, x: Tensor, p: float) -> Iterator[Tensor]:
-        self._check_shape("x", x)
-        check_together(self.parts())
-        output = self.normalize(x)
-        yield output
-        for layer in self._feature_layers():
-            output = layer(output, p)
-            yield output
-
     def _feature_layers(self) -> list[DistanceLayer]:
         return cast(list[DistanceLayer], list(self.layers))
 
-    def _check_shape(self, name: str, x: Tensor) -> None:
+    def _chain(self, layers: list[DistanceLayer], name: str, x: Tensor) -> Chain:
+        """What passes through the net up to the last of these layers; ValueError for an x that is of another shape."""
         if x.dim() != 4 or tuple(x.shape[1:]) != self.input_shape:
             raise ValueError(f"{name} must be [B, {', '.join(map(str, self.input_shape))}], got {list(x.shape)}")
+        return chain_of(self.normalize, layers, self.parts())
 
 
 class PlainNet(DistanceNet):
@@ -166,6 +162,15 @@ class PlainNet(DistanceNet):
     def stack(self) -> list[DistanceLayer]:
         """All distance layers from the pixels up, the top last."""
         return [*super().stack(), self.top]
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """x [B, C, H, W] in [0, 1] -> logits [B, K]."""
+        return -self._chain(self.stack(), "x", x).last(x, p)
+
+    def executed(self, x: Tensor, p: float = math.inf) -> Execution:
+        """One forward pass with what a proof asks of it: the last distance layer is the top."""
+        outputs, size = self._chain(self.stack(), "x", x).sized(x, p)
+        return Execution(outputs, -outputs, size)
 
     def logits(self, features: Tensor, p: float = math.inf) -> Tensor:
         """features [B, width] -> logits [B, K]."""
@@ -189,6 +194,12 @@ class CompositeNet(DistanceNet):
     """A net with an ordinary network on top, g(f(x)) (Section 6): only its features are 1-Lipschitz."""
 
     head: MLPHead
+
+    def executed(self, x: Tensor, p: float = math.inf) -> Execution:
+        """One forward pass with what a proof asks of it: the outputs are the features."""
+        features, size = self._chain(self.stack(), "x", x).sized(x, p)
+        features = features.flatten(1)
+        return Execution(features, self.logits(features, p), size)
 
     def logits(self, features: Tensor, p: float = math.inf) -> Tensor:
         """features [B, width] -> logits [B, K]; p is not used."""
@@ -224,9 +235,3 @@ def _means(mean: object, channels: int) -> tuple[float, ...]:
     if len(each) != channels:
         raise ValueError(f"mean must be one number or {channels} (one per channel), got {len(each)}")
     return tuple(real("mean", number) for number in each)
-
-
-def _largest_size(v: Tensor) -> Tensor:
-    """max |v| [B] over all but the first dimension; the sizes of all entries, a copy of them, are never made."""
-    v = v.flatten(1)
-    return torch.maximum(v.amax(1), -v.amin(1))

@@ -64,16 +64,16 @@ def prune(net: Prunable) -> Prunable:
 
 def _pruned(net: Prunable) -> Prunable:
     """The net with its parts replaced, in evaluation mode."""
-    layers = cast(list[LInfDist], net.stack())
-    boxes = _boxes(net, layers)
-    read = torch.ones(len(layers[-1].weight), dtype=torch.bool)
-    for n in reversed(range(len(layers))):
-        sparse = PrunedDist(layers[n], boxes[n], read, narrow=n == 0)
-        layers[n], read = sparse, sparse.kept().any(0)
+    dense = cast(list[LInfDist], net.stack())
+    boxes, layers = _boxes(net, dense), list[PrunedDist]()
+    read = torch.ones(len(dense[-1].weight), dtype=torch.bool)
+    for layer, box in zip(reversed(dense), reversed(boxes), strict=True):
+        layers.insert(0, PrunedDist(layer, box, read))
+        read = layers[0].kept().any(0)
     net.layers = nn.ModuleList(layers[: len(net.layers)])
     if isinstance(net, LInfDistNet):
         net.top = layers[-1]
-    net.normalize = ValidPixels(net.normalize)
+    net.normalize = ValidPixels(net.normalize, layers)
     parts = net.parts()
     for part in parts:
         cast(Sealed, part).together = parts

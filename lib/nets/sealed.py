@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lib.nets.box import Box, check_ends
 from lib.nets.layers import LInfDist, Normalize
 from lib.ops import linf_dist_bounds
-from lib.ops.sparse import Shortlists, narrowed, shortlists
+from lib.ops.sparse import joined, of_pixels, shortlists
 from lib.ops.sparse import linf_dist as sparse_dist
 from lib.ops.sparse import linf_dist_bounds as sparse_dist_bounds
 
@@ -80,52 +80,42 @@ class PrunedDist(Sealed, LInfDist):
         layer: the layer to replace, in float32 on the CPU.
         box: bounds [1, d_in] of all its inputs.
         read: the outputs that count, bool [d_out]; any other one is constant, its least value over the box.
-        narrow: whether to leave out, for a large batch, what cannot count in its own box: repays for pixels alone, many
-            of which are black in all images of a batch.
     """
 
-    def __init__(self, layer: LInfDist, box: Box, read: Tensor, *, narrow: bool = False) -> None:
+    def __init__(self, layer: LInfDist, box: Box, read: Tensor) -> None:
         nn.Module.__init__(self)  # LInfDist's own would draw weights
         self.weight, self.bias, self.shift = layer.weight, layer.bias, layer.shift
         floor = linf_dist_bounds(box.lower, box.upper, layer.weight)[0][0]
         above, below = box.upper - layer.weight, layer.weight - box.lower
         above[~read], below[~read] = 0, 0
-        self.lists, self.narrow = shortlists(layer.weight, above, below, floor), narrow
+        self.lists = shortlists(layer.weight, above, below, floor, *self._offsets())
         self.together = []
         self._seal = self._constants()
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, ...] of d_in features in all -> [B, d_out]; ValueError for finite p and in training mode."""
-        if p != math.inf:
-            raise ValueError(f"a pruned net is the net at p = inf, got p = {p}: use the net it was made from")
-        if any(module.training for module in self.modules()):
-            raise ValueError("a pruned net must be in evaluation mode, got training mode (call net.eval())")
-        self.check_constants()
-        if not self._fits(x):
-            return super().forward(x, p)
-        rows = x.flatten(1)
-        return sparse_dist(rows, self._lists_within(rows, rows), *self._offsets())
+        self.check_call(p)
+        return sparse_dist(x.flatten(1), self.lists)[0] if fit([self], x) else super().forward(x, p)
 
     def bounds(self, box: Box) -> Box:
         """Bounds over a box inside the one the layer was made for."""
         self.check_constants()
         check_ends(box)
-        if not (self._fits(box.lower) and self._fits(box.upper)):
+        if not fit([self], *box):
             return super().bounds(box)
-        ends = box.map(lambda v: v.flatten(1))
-        return Box(*sparse_dist_bounds(*ends, self._lists_within(*ends), *self._offsets()))
+        return Box(*sparse_dist_bounds(box.lower.flatten(1), box.upper.flatten(1), self.lists))
 
     def kept(self) -> Tensor:
         """Whether each weight is kept, bool [d_out, d_in]."""
-        return self.lists.kept(self.weight.shape[1])
+        return self.lists.kept()
 
-    def _lists_within(self, lower: Tensor, upper: Tensor) -> Shortlists:
-        return narrowed(self.lists, lower, upper) if self.narrow else self.lists
-
-    def _fits(self, x: Tensor) -> bool:
-        plain = x.device.type == "cpu" and x.dtype is self.weight.dtype is torch.float32
-        differentiated = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        return plain and not differentiated and len(x) > 0 and x[0].numel() == self.weight.shape[1]
+    def check_call(self, p: float) -> None:
+        """Raises ValueError for finite p, in training mode, and where a constant is not what it was."""
+        if p != math.inf:
+            raise ValueError(f"a pruned net is the net at p = inf, got p = {p}: use the net it was made from")
+        if self.training or (self.shift is not None and self.shift.training):
+            raise ValueError("a pruned net must be in evaluation mode, got training mode (call net.eval())")
+        self.check_constants()
 
     def _constants(self) -> object:
         bias, shift = self.bias, self.shift
@@ -139,9 +129,18 @@ class PrunedDist(Sealed, LInfDist):
         """What is added to a distance and what is then subtracted, [d_out] each."""
         none = self.weight.new_zeros(len(self.weight))
         return (
-            none if self.bias is None else self.bias.detach().contiguous(),
-            none if self.shift is None else self.shift.running_mean.contiguous(),
+            none if self.bias is None else self.bias.detach(),
+            none if self.shift is None else self.shift.running_mean,
         )
+
+
+def fit(layers: list[PrunedDist], *ends: Tensor) -> bool:
+    """Whether lists can take these batches: float32 on the CPU, not differentiated, of as many features."""
+    tensors = [*ends, *(layer.weight for layer in layers)]
+    plain = all(each.device.type == "cpu" and each.dtype is torch.float32 for each in tensors)
+    differentiated = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+    features = layers[0].weight.shape[1]
+    return plain and not differentiated and all(len(x) > 0 and x[0].numel() == features for x in ends)
 
 
 class _Memory:
@@ -168,23 +167,30 @@ class ValidPixels(Sealed, Normalize):
 
     Args:
         normalize: the layer to replace.
+        layers: the pruned layers behind it, all of the net.
     """
 
-    def __init__(self, normalize: Normalize) -> None:
+    def __init__(self, normalize: Normalize, layers: list[PrunedDist]) -> None:
         nn.Module.__init__(self)
         self.std = normalize.std
         self.together = []
         self.register_buffer("mean", normalize.mean, persistent=False)
+        mean = self.mean.flatten().repeat_interleave(layers[0].weight.shape[1] // self.mean.numel())
+        self.lists = of_pixels(joined([layer.lists for layer in layers]), mean, self.std)
         self._seal = self._constants()
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, C, H, W] in [0, 1] -> the same shape in network units; ValueError for other values, NaN included."""
         self.check_constants()
-        if x.numel():
-            low, high = (end.item() for end in x.aminmax())
-            if not (low >= 0 and high <= 1):
-                raise ValueError(f"a pruned net needs pixels in [0, 1], got values from {low} to {high}")
+        self.check_pixels(bool(((x >= 0) & (x <= 1)).all()), x)
         return super().forward(x, p)
+
+    @staticmethod
+    def check_pixels(valid: bool, *images: Tensor) -> None:
+        """Raises ValueError, with the values that there are, unless it is said that all pixels are valid."""
+        if not valid:
+            low, high = (end.item() for end in torch.cat(images).aminmax())
+            raise ValueError(f"a pruned net needs pixels in [0, 1], got values from {low} to {high}")
 
     def _constants(self) -> object:
         return self.std, _values(self.mean)

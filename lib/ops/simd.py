@@ -191,6 +191,7 @@ def _operator(symbol: Any, operation: Any) -> None:
 _operator(operator.add, _of_lanes(2, lambda b, x, y: b.fadd(x, y)))
 _operator(operator.sub, _of_lanes(2, lambda b, x, y: b.fsub(x, y)))
 _operator(operator.mul, _of_lanes(2, lambda b, x, y: b.fmul(x, y)))
+_operator(operator.truediv, _of_lanes(2, lambda b, x, y: b.fdiv(x, y)))
 
 
 def _larger_size(b: Any, x: Any, y: Any) -> Any:

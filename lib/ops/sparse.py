@@ -1,12 +1,13 @@
 """The p = inf distance over shortlists of weights, float32 on the CPU; which weights may be left out is not its affair.
 
-    y_o = max(floor_o, max_{i in above_o} (x_i - w_oi), max_{i in below_o} (w_oi - x_i))
+    y_o = max(floor_o, max_{i in above_o} (x_i - w_oi), max_{i in below_o} (w_oi - x_i)) + plus_o - minus_o
 
 A unit has a list for either side, in the order of how large its terms can become: once all samples of a tile have
 reached what the next one can be at most, the rest of the list cannot count. A maximum does not depend on the order of
 its terms, and any part of them that holds the largest will do: the result is exact.
 """
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -17,42 +18,55 @@ from torch import Tensor
 
 from lib.ops.compiled import ready
 
-# From so many samples on, shorter lists repay the look at their box.
-_MANY = 256
+# From so many samples on, shorter lists repay the look at every term.
+MANY = 256
 
 
 class Shortlists(NamedTuple):
     """The terms of one unit after another, first the x_i - w_oi of its list `above`, then the w_oi - x_i of `below`.
 
-    A list has whole steps of `STEP` terms; its last one fills them.
+    A list has whole steps of `STEP` terms; its last one fills them. The units are those of a layer, or of several that
+    follow each other: then all of the first, all of the second, and so on.
 
-    begin, end: the steps of both lists of each unit, [O, 2]. place, weight: of each term, place being where x_i starts
-    in a tile of the kernels. most: what the terms of each step, and those behind it in its list, are at most.
-    floor: [O].
+    mean, std: the first layer takes (x - mean) / std of its inputs, [I]. widths: the inputs of the first layer and the
+    units of each, [L + 1]. begin, end: the steps of both lists of each unit, [U, 2]. place, weight: of each term, place
+    being where x_i starts in a tile of the kernels. most: what the terms of each step, and those behind it in its list,
+    are at most. floor, plus, minus: [U].
     """
 
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    widths: NDArray[np.int64]
     begin: NDArray[np.int64]
     end: NDArray[np.int64]
     place: NDArray[np.int32]
     weight: NDArray[np.float32]
     most: NDArray[np.float32]
     floor: NDArray[np.float32]
+    plus: NDArray[np.float32]
+    minus: NDArray[np.float32]
 
-    def kept(self, features: int) -> Tensor:
-        """Which weights of [O, I] any term looks at, I being `features`."""
+    def of_first(self, layers: int) -> "Shortlists":
+        """The lists of the first so many layers."""
+        return self._replace(widths=self.widths[: layers + 1])
+
+    def kept(self) -> Tensor:
+        """Which weights [O, I] of the first layer any term looks at."""
         step, lanes = _kernels().STEP, _kernels().LANES
-        mask = torch.zeros(len(self.floor), features, dtype=torch.bool)
-        for unit, lists in enumerate(zip(self.begin, self.end, strict=True)):
+        inputs, units = self.widths[:2].tolist()
+        mask = torch.zeros(units, inputs, dtype=torch.bool)
+        for unit, lists in enumerate(zip(self.begin[:units], self.end[:units], strict=True)):
             for begin, end in zip(*lists, strict=True):
                 mask[unit, self.place[step * begin : step * end] // lanes] = True
         return mask
 
 
-def shortlists(weight: Tensor, above: Tensor, below: Tensor, floor: Tensor) -> Shortlists:
-    """Lists of the weights [O, I] that can give more than the floor [O], which is at least 0.
+def shortlists(weight: Tensor, above: Tensor, below: Tensor, floor: Tensor, plus: Tensor, minus: Tensor) -> Shortlists:
+    """Lists of the weights [O, I] of a layer that can give more than the floor [O], which is at least 0.
 
     above, below: the most that x_i - w_oi and w_oi - x_i can be, [O, I] each; entries at or below the floor are left
     out. Both must hold for every x the lists are used on, and NaN is none.
+    plus, minus: what is added to a distance and what is then subtracted, [O] each.
     """
     k, most = _kernels(), torch.stack([above, below], 1).flatten(0, 1)  # a row for each list
     kept = most > floor.repeat_interleave(2)[:, None]
@@ -63,13 +77,19 @@ def shortlists(weight: Tensor, above: Tensor, below: Tensor, floor: Tensor) -> S
     steps = -(-counts // k.STEP)
     terms = order[_filled_up(counts, k.STEP * steps)]
     row, column, end = row[terms], column[terms], steps.cumsum(0)
+    units, inputs = weight.shape
     return Shortlists(
+        np.zeros(inputs, np.float32),
+        np.ones(inputs, np.float32),
+        np.array([inputs, units]),
         (end - steps).view(-1, 2).numpy(),
         end.view(-1, 2).numpy(),
         (k.LANES * column).int().numpy(),
         weight[row // 2, column].numpy(),
         most[row, column][:: k.STEP].contiguous().numpy(),
         floor.abs().numpy(),  # a floor of -0 would not compare like its bits
+        plus.numpy().copy(),
+        minus.numpy().copy(),
     )
 
 
@@ -80,39 +100,69 @@ def _filled_up(counts: Tensor, rooms: Tensor) -> Tensor:
     return begins.repeat_interleave(rooms) + torch.minimum(slots, lasts.repeat_interleave(rooms))
 
 
-def narrowed(lists: Shortlists, lower: Tensor, upper: Tensor) -> Shortlists:
-    """The lists without the terms that stay at or below their floor for every x of a batch of boxes, [B, I] each.
+def joined(layers: Sequence[Shortlists]) -> Shortlists:
+    """The lists of layers that follow each other, each of as many inputs as the one before has units."""
+    first = np.cumsum([0, *(len(lists.most) for lists in layers)])
+    moved = [each._replace(begin=each.begin + n, end=each.end + n) for each, n in zip(layers, first[:-1], strict=True)]
+    whole = Shortlists(*map(np.concatenate, zip(*moved, strict=True)))
+    widths = np.array([layers[0].widths[0], *(lists.widths[1] for lists in layers)])
+    return whole._replace(mean=layers[0].mean, std=layers[0].std, widths=widths)
 
-    The order of the terms stays. Small batches keep all of them: a look at every term repays on many samples only.
+
+def of_pixels(lists: Shortlists, mean: Tensor, std: float) -> Shortlists:
+    """The lists for inputs from 0 to 1 of which the first layer takes (x - mean) / std, mean [I]."""
+    return lists._replace(mean=mean.numpy().copy(), std=np.full_like(lists.std, std))
+
+
+def box_of(lower: Tensor, upper: Tensor, lists: Shortlists) -> tuple[NDArray[np.float32], bool]:
+    """The box [2, I] that holds all of a batch of boxes, as the first layer takes it; and whether all lie in [0, 1]."""
+    k = _kernels()
+    ends = lower.contiguous().numpy(), upper.contiguous().numpy()
+    box, inside = k.box_of(*ends, torch.get_num_threads())
+    return (box - lists.mean) / lists.std, inside
+
+
+def narrowed(lists: Shortlists, box: NDArray[np.float32]) -> Shortlists:
+    """The lists without the terms of the first layer that stay at or below their floor in a box of what it takes.
+
+    The order of the terms stays.
     """
-    if len(lower) < _MANY:
-        return lists
-    k, shares = _kernels(), torch.get_num_threads()
-    box = k.box_of(lower.contiguous().numpy(), upper.contiguous().numpy(), shares)
-    end, place = np.empty_like(lists.end), np.empty_like(lists.place)
-    weight, most = np.empty_like(lists.weight), np.empty_like(lists.most)
-    k.narrow(lists.begin, lists.end, lists.place, lists.weight, lists.floor, box, end, place, weight, most, shares)
+    k, units = _kernels(), int(lists.widths[1])
+    steps = int(lists.end[units - 1, k.BELOW])
+    end, most = _new_until(units, lists.end), _new_until(steps, lists.most)
+    place, weight = _new_until(k.STEP * steps, lists.place), _new_until(k.STEP * steps, lists.weight)
+    old = lists.begin[:units], lists.end, lists.place, lists.weight, lists.floor
+    k.narrow(*old, box, end, place, weight, most, torch.get_num_threads())
     return lists._replace(end=end, place=place, weight=weight, most=most)
 
 
-def linf_dist(x: Tensor, lists: Shortlists, plus: Tensor, minus: Tensor) -> Tensor:
-    """(distance + plus) - minus, rounded in this order: x [B, I], plus and minus [O] -> [B, O]."""
+def _new_until(count: int, a: NDArray[Any]) -> NDArray[Any]:
+    """A copy of an array, but for its first entries, which are left to be written."""
+    new = np.empty_like(a)
+    new[count:] = a[count:]
+    return new
+
+
+def linf_dist(x: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor]:
+    """x [B, I] through the layers of the lists -> (outputs of the last, [B, O], and a size, [B]).
+
+    The output of a unit is (distance + plus) - minus, rounded in this order. No value on the way exceeds the size: the
+    largest of max_i |v_i|, v being what the first layer takes, and max_o |y_o| + (max_o |plus_o| + max_o |minus_o|) of
+    each layer.
+    """
     k = _kernels()
     rows = _rows(x, k.LANES)
-    y = x.new_empty(len(rows), len(lists.floor))
-    k.forward(rows.numpy(), *_arrays(lists, plus, minus), y.numpy(), torch.get_num_threads())
-    return y[: len(x)]
+    y, sizes = x.new_empty(len(rows), int(lists.widths[-1])), x.new_empty(len(rows))
+    k.forward(rows.numpy(), *lists, y.numpy(), sizes.numpy(), torch.get_num_threads())
+    return y[: len(x)], sizes[: len(x)]
 
 
-def linf_dist_bounds(
-    lower: Tensor, upper: Tensor, lists: Shortlists, plus: Tensor, minus: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Bounds of the same over the box lower <= x <= upper, [B, O] each."""
+def linf_dist_bounds(lower: Tensor, upper: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor]:
+    """Bounds [B, O] of the outputs of the last layer over the box lower <= x <= upper, which every layer hands on."""
     k = _kernels()
     low, high = _rows(lower, k.LANES), _rows(upper, k.LANES)
-    least, greatest = (lower.new_empty(len(low), len(lists.floor)) for _ in range(2))
-    arrays, threads = _arrays(lists, plus, minus), torch.get_num_threads()
-    k.forward_bounds(low.numpy(), high.numpy(), *arrays, least.numpy(), greatest.numpy(), threads)
+    least, greatest = (lower.new_empty(len(low), int(lists.widths[-1])) for _ in range(2))
+    k.forward_bounds(low.numpy(), high.numpy(), *lists, least.numpy(), greatest.numpy(), torch.get_num_threads())
     return least[: len(lower)], greatest[: len(lower)]
 
 
@@ -123,10 +173,6 @@ def _rows(x: Tensor, lanes: int) -> Tensor:
         if len(x) >= lanes
         else x[torch.arange(lanes, device=x.device).clamp(max=len(x) - 1)].contiguous()
     )
-
-
-def _arrays(lists: Shortlists, plus: Tensor, minus: Tensor) -> tuple[NDArray[Any], ...]:
-    return *lists, plus.numpy(), minus.numpy()
 
 
 def _kernels() -> ModuleType:

@@ -12,16 +12,16 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from lib.ops.simd import WIDTH, at_least, kernel, larger_size, load, offset_at, splat_at, store, transpose
+from lib.ops.simd import WIDTH, at_least, kernel, larger_size, load, offset_at, size, splat, splat_at, store, transpose
 
 Array = NDArray[np.float32]
 Counts = NDArray[np.int64]
 Indices = NDArray[np.int32]
 
 # Of simd.py: Numba's cache does not see changes in other files, so a test holds this to what is imported.
-PARTS = "a128b3ef4bea1c2a"
+PARTS = "635d7ea9fc7d11c4"
 
-LANES = 2 * WIDTH
+LANES = 3 * WIDTH
 # Terms between two looks at whether any later one can count.
 STEP = 8
 # The two lists of a unit.
@@ -29,7 +29,7 @@ ABOVE, BELOW = 0, 1
 
 _EVERY_LANE = (1 << WIDTH) - 1
 _CACHE_LINE = 16  # floats
-_ONE = np.float32(1)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 # -- tiles ------------------------------------------------------------------------------------------------------------
@@ -44,17 +44,20 @@ def empty_tile(count: int) -> Array:
 
 
 @kernel()
-def fill_tile(x: Array, first: int, tile: Array) -> None:
-    """tile[LANES i + l] = x[first + l, i] for l < LANES."""
+def fill_tile(x: Array, first: int, mean: Array, std: Array, tile: Array) -> None:
+    """tile[LANES i + l] = (x[first + l, i] - mean[i]) / std[i] for l < LANES."""
     features = x.shape[1]
     whole = features - features % WIDTH
-    for half in range(0, LANES, WIDTH):
+    for third in range(0, LANES, WIDTH):
         for i in range(0, whole, WIDTH):
-            at = (first + half) * features + i
-            transpose(x, at, features, WIDTH - 1, _ONE, tile, i * LANES + half, LANES)
+            at = (first + third) * features + i
+            transpose(x, at, features, WIDTH - 1, _ONE, tile, i * LANES + third, LANES)
     for i in range(whole, features):
         for l in range(LANES):
             tile[i * LANES + l] = x[first + l, i]
+    for i in range(features):
+        for third in range(i * LANES, (i + 1) * LANES, WIDTH):
+            store(tile, third, (load(tile, third) - splat_at(mean, i)) / splat_at(std, i))
 
 
 @kernel()
@@ -62,13 +65,32 @@ def store_tile(tile: Array, y: Array, first: int) -> None:
     """y[first + l, o] = tile[LANES o + l] for l < LANES."""
     units = y.shape[1]
     whole = units - units % WIDTH
-    for half in range(0, LANES, WIDTH):
+    for third in range(0, LANES, WIDTH):
         for o in range(0, whole, WIDTH):
-            at = (first + half) * units + o
-            transpose(tile, o * LANES + half, LANES, WIDTH - 1, _ONE, y, at, units)
+            at = (first + third) * units + o
+            transpose(tile, o * LANES + third, LANES, WIDTH - 1, _ONE, y, at, units)
     for o in range(whole, units):
         for l in range(LANES):
             y[first + l, o] = tile[o * LANES + l]
+
+
+@kernel()
+def raise_sizes(sizes: Array, tile: Array, count: int, offset: np.float32) -> None:
+    """sizes[l] = max(sizes[l], max_i |tile[LANES i + l]| + offset) for i < count, l < LANES."""
+    for third in range(0, LANES, WIDTH):
+        largest = splat(_ZERO)
+        for i in range(count):
+            largest = larger_size(largest, size(load(tile, i * LANES + third)))
+        store(sizes, third, larger_size(load(sizes, third), largest + splat(offset)))
+
+
+@kernel()
+def largest_entry(a: Array, first: int, count: int) -> Any:
+    """max |a_i| for first <= i < first + count."""
+    largest = _ZERO
+    for i in range(first, first + count):
+        largest = max(largest, abs(a[i]))
+    return largest
 
 
 @kernel()
@@ -93,18 +115,24 @@ def below(x: Any, w: Any) -> Any:
 @kernel(inline="always")
 def list_max(
     term: Callable[..., Any], tile: Array, place: Indices, weight: Array, most: Array, begin: int, end: int,
-    m0: Any, m1: Any,
+    m0: Any, m1: Any, m2: Any,
 ) -> Any:  # fmt: skip
-    """The largest of m0, m1 >= 0 and all terms of the steps begin..end, for either half of a tile of inputs."""
-    for step in range(begin, end):
-        limit = splat_at(most, step)
-        if at_least(m0, limit) & at_least(m1, limit) == _EVERY_LANE:
-            break
+    """The largest of m0, m1, m2 >= 0 and all terms of the steps begin..end, for each third of a tile of inputs."""
+    step = begin
+    while step < end and reached(m0, m1, m2, splat_at(most, step)) != _EVERY_LANE:
         for n in range(step * STEP, (step + 1) * STEP):
             w, at = splat_at(weight, n), offset_at(place, n)
             m0 = larger_size(m0, term(load(tile, at), w))
             m1 = larger_size(m1, term(load(tile, at + WIDTH), w))
-    return m0, m1
+            m2 = larger_size(m2, term(load(tile, at + 2 * WIDTH), w))
+        step += 1
+    return m0, m1, m2
+
+
+@kernel(inline="always")
+def reached(m0: Any, m1: Any, m2: Any, limit: Any) -> Any:
+    """The lanes in which all three have reached a limit."""
+    return at_least(m0, limit) & at_least(m1, limit) & at_least(m2, limit)
 
 
 @kernel(inline="always")
@@ -112,38 +140,44 @@ def unit_max(
     high: Array, low: Array, begin: Counts, end: Counts, place: Indices, weight: Array, most: Array, floor: Array,
     o: int,
 ) -> Any:  # fmt: skip
-    """The largest of floor[o], all high - w above and all w - low below, for either half of the tiles of inputs."""
+    """The largest of floor[o], all high - w above and all w - low below, for each third of the tiles of inputs."""
     m = splat_at(floor, o)
-    m0, m1 = list_max(above, high, place, weight, most, begin[o, ABOVE], end[o, ABOVE], m, m)
-    return list_max(below, low, place, weight, most, begin[o, BELOW], end[o, BELOW], m0, m1)
+    m0, m1, m2 = list_max(above, high, place, weight, most, begin[o, ABOVE], end[o, ABOVE], m, m, m)
+    return list_max(below, low, place, weight, most, begin[o, BELOW], end[o, BELOW], m0, m1, m2)
 
 
 @kernel(inline="always")
-def store_shifted(pair: Any, plus: Array, minus: Array, outputs: Array, o: int) -> None:
-    """Unit o of a tile of outputs: (pair + plus[o]) - minus[o], rounded in this order."""
-    m0, m1 = pair
-    store(outputs, o * LANES, (m0 + splat_at(plus, o)) - splat_at(minus, o))
-    store(outputs, o * LANES + WIDTH, (m1 + splat_at(plus, o)) - splat_at(minus, o))
+def store_shifted(thirds: Any, plus: Array, minus: Array, o: int, outputs: Array, at: int) -> None:
+    """Unit o to a place in a tile of outputs: (distance + plus[o]) - minus[o], rounded in this order."""
+    m0, m1, m2 = thirds
+    add, subtract = splat_at(plus, o), splat_at(minus, o)
+    store(outputs, at, (m0 + add) - subtract)
+    store(outputs, at + WIDTH, (m1 + add) - subtract)
+    store(outputs, at + 2 * WIDTH, (m2 + add) - subtract)
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 
 @kernel(parallel=True)
-def box_of(lower: Array, upper: Array, shares: int) -> Array:
-    """The box that holds all boxes of a batch, [2, I]: its lower ends, its upper ends."""
+def box_of(lower: Array, upper: Array, shares: int) -> tuple[Array, bool]:
+    """The box [2, I] that holds all boxes of a batch, its lower ends, its upper ends; and whether all lie in [0, 1]."""
     samples, features = lower.shape
-    box = np.empty((shares, 2, features), np.float32)
+    box, inside = np.empty((shares, 2, features), np.float32), np.ones(shares, np.bool_)
     for share in prange(shares):
         box[share, 0], box[share, 1] = np.inf, -np.inf
+        valid = True
         for b in range(samples * share // shares, samples * (share + 1) // shares):
             for i in range(features):
-                box[share, 0, i] = min(box[share, 0, i], lower[b, i])
-                box[share, 1, i] = max(box[share, 1, i], upper[b, i])
+                low, high = lower[b, i], upper[b, i]
+                valid &= (low >= _ZERO) & (high <= _ONE)  # not so where one is NaN
+                box[share, 0, i] = min(box[share, 0, i], low)
+                box[share, 1, i] = max(box[share, 1, i], high)
+        inside[share] = valid
     for share in range(1, shares):
         box[0, 0] = np.minimum(box[0, 0], box[share, 0])
         box[0, 1] = np.maximum(box[0, 1], box[share, 1])
-    return box[0]
+    return box[0], bool(inside.all())
 
 
 @kernel(parallel=True)
@@ -151,10 +185,13 @@ def narrow(
     begin: Counts, end: Counts, place: Indices, weight: Array, floor: Array, box: Array, new_end: Counts,
     new_place: Indices, new_weight: Array, new_most: Array, shares: int,
 ) -> None:  # fmt: skip
-    """The terms that can exceed the floor of their unit for inputs in the box [2, I], in their order, from begin on."""
+    """The terms that can exceed the floor of their unit for inputs in the box [2, I], in their order, from begin on.
+
+    Of the units of `begin` [O, 2], which may be fewer than those of the lists.
+    """
     reach = np.empty(len(weight), np.float32)
     for share in prange(shares):
-        for o in range(len(floor) * share // shares, len(floor) * (share + 1) // shares):
+        for o in range(len(begin) * share // shares, len(begin) * (share + 1) // shares):
             for side, sign in ((ABOVE, np.float32(1)), (BELOW, np.float32(-1))):
                 # unsigned: of an index that could be negative, Numba asks every time whether it is
                 kept, least_distance = np.uint64(begin[o, side] * STEP), floor[o]
@@ -167,7 +204,7 @@ def narrow(
                 last = kept - np.uint64(1)
                 for n in range(kept, np.uint64(new_end[o, side] * STEP)):
                     new_place[n], new_weight[n], reach[n] = new_place[last], new_weight[last], reach[last]
-                largest = np.float32(0)
+                largest = _ZERO
                 for step in range(new_end[o, side] - 1, begin[o, side] - 1, -1):
                     for n in range(step * STEP, (step + 1) * STEP):
                         largest = max(largest, reach[n])
@@ -176,42 +213,56 @@ def narrow(
 
 @kernel(parallel=True)
 def forward(
-    x: Array, begin: Counts, end: Counts, place: Indices, weight: Array, most: Array, floor: Array, plus: Array,
-    minus: Array, y: Array, shares: int,
+    x: Array, mean: Array, std: Array, widths: Counts, begin: Counts, end: Counts, place: Indices, weight: Array,
+    most: Array, floor: Array, plus: Array, minus: Array, y: Array, sizes: Array, shares: int,
 ) -> None:  # fmt: skip
-    """y [B, O] = (distance + plus) - minus for x [B, I]."""
-    samples = len(x)
+    """x [B, I] through layers of widths[n] inputs and widths[n + 1] units, which stand one after another in the lists.
+
+    y [B, O] = (distance + plus) - minus of the last; sizes [B], the largest size of x and of all values on the way.
+    """
+    samples, widest = len(x), widths.max()
     for share in prange(shares):
-        inputs, outputs = empty_tile(x.shape[1]), empty_tile(len(floor))
+        inputs, outputs, largest = empty_tile(widest), empty_tile(widest), empty_tile(1)
         t0, t1 = tiles_of(share, shares, samples)
         for t in range(t0, t1):
-            b = min(t * LANES, samples - LANES)
-            fill_tile(x, b, inputs)
-            for o in range(len(floor)):
-                largest = unit_max(inputs, inputs, begin, end, place, weight, most, floor, o)
-                store_shifted(largest, plus, minus, outputs, o)
-            store_tile(outputs, y, b)
+            b, first = min(t * LANES, samples - LANES), 0
+            fill_tile(x, b, mean, std, inputs)
+            largest[:] = _ZERO
+            raise_sizes(largest, inputs, widths[0], _ZERO)
+            for n in range(1, len(widths)):
+                for o in range(widths[n]):
+                    thirds = unit_max(inputs, inputs, begin, end, place, weight, most, floor, first + o)
+                    store_shifted(thirds, plus, minus, first + o, outputs, o * LANES)
+                offset = largest_entry(plus, first, widths[n]) + largest_entry(minus, first, widths[n])
+                raise_sizes(largest, outputs, widths[n], offset)
+                inputs, outputs = outputs, inputs
+                first += widths[n]
+            store_tile(inputs, y, b)
+            sizes[b : b + LANES] = largest
 
 
 @kernel(parallel=True)
 def forward_bounds(
-    lower: Array, upper: Array, begin: Counts, end: Counts, place: Indices, weight: Array, most: Array, floor: Array,
-    plus: Array, minus: Array, least: Array, greatest: Array, shares: int,
+    lower: Array, upper: Array, mean: Array, std: Array, widths: Counts, begin: Counts, end: Counts, place: Indices,
+    weight: Array, most: Array, floor: Array, plus: Array, minus: Array, least: Array, greatest: Array, shares: int,
 ) -> None:  # fmt: skip
-    """The same for the least and greatest distance over boxes, [B, O] each."""
-    samples = len(lower)
+    """The least and greatest outputs over boxes, [B, O] each, of the same layers; each hands on its own to the next."""
+    samples, widest = len(lower), widths.max()
     for share in prange(shares):
-        low, high = empty_tile(lower.shape[1]), empty_tile(lower.shape[1])
-        small, large = empty_tile(len(floor)), empty_tile(len(floor))
+        low, high, small, large = empty_tile(widest), empty_tile(widest), empty_tile(widest), empty_tile(widest)
         t0, t1 = tiles_of(share, shares, samples)
         for t in range(t0, t1):
-            b = min(t * LANES, samples - LANES)
-            fill_tile(lower, b, low)
-            fill_tile(upper, b, high)
-            for o in range(len(floor)):
-                shortest = unit_max(low, high, begin, end, place, weight, most, floor, o)
-                longest = unit_max(high, low, begin, end, place, weight, most, floor, o)
-                store_shifted(shortest, plus, minus, small, o)
-                store_shifted(longest, plus, minus, large, o)
-            store_tile(small, least, b)
-            store_tile(large, greatest, b)
+            b, first = min(t * LANES, samples - LANES), 0
+            fill_tile(lower, b, mean, std, low)
+            fill_tile(upper, b, mean, std, high)
+            for n in range(1, len(widths)):
+                for o in range(widths[n]):
+                    unit, at = first + o, o * LANES
+                    shortest = unit_max(low, high, begin, end, place, weight, most, floor, unit)
+                    longest = unit_max(high, low, begin, end, place, weight, most, floor, unit)
+                    store_shifted(shortest, plus, minus, unit, small, at)
+                    store_shifted(longest, plus, minus, unit, large, at)
+                low, high, small, large = small, large, low, high
+                first += widths[n]
+            store_tile(low, least, b)
+            store_tile(high, greatest, b)

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lib.nets.base import CompositeNet, PlainNet, smallest_lead
+from lib.nets.base import CompositeNet, DistanceNet, Execution, PlainNet, smallest_lead
 from lib.nets.box import Box
 from lib.nets.models import Net
 from lib.nets.parts import check_parts
@@ -95,18 +95,6 @@ def certified_radius(net: Net, x: Tensor, y: Tensor, method: Method = "interval"
         return torch.cat([_radius(net, images, labels, by_intervals) for images, labels in chunks])
 
 
-class _Execution(NamedTuple):
-    """One forward pass: features f(x), the largest size on the way to them, and the logits.
-
-    An executed value moves by at most radius + rate (size + radius) when the input moves by radius, in network units.
-    """
-
-    features: Tensor
-    size: Tensor
-    rate: float
-    logits: Tensor
-
-
 def _by_intervals(method: str) -> bool:
     methods = get_args(Method)
     if method not in methods:
@@ -165,13 +153,17 @@ def _radius(net: Net, x: Tensor, y: Tensor, by_intervals: bool) -> Tensor:
     return reach
 
 
-def _execute(net: Net, x: Tensor) -> _Execution:
-    activations = net.activations(x)
-    features = activations[-1].flatten(1)
-    # two executions, each rounding off at most 2^-24 of a value at a time
-    rate = 2 * net.roundings() * 2.0**-24 * SECOND_ORDER
-    size = net.magnitude(activations).double().clamp(min=SMALLEST)
-    return _Execution(features, size, rate, net.logits(features))
+def _execute(net: Net, x: Tensor) -> Execution:
+    run = net.executed(x)
+    return run._replace(size=run.size.double().clamp(min=SMALLEST))
+
+
+def _rate(net: DistanceNet) -> float:
+    """An executed value moves by at most radius + rate (size + radius) when the input moves by radius.
+
+    Two executions, each rounding off at most 2^-24 of a value at a time; in network units.
+    """
+    return 2 * net.roundings() * 2.0**-24 * SECOND_ORDER
 
 
 def _bisect(proved_at: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -186,25 +178,24 @@ def _proves_by_interval(net: Net, x: Tensor, y: Tensor, radius: Tensor) -> Tenso
     return net.lead(net.feature_bounds(pixel_box(x, radius)), y) > 0
 
 
-def _margin_radius(net: Net, run: _Execution, y: Tensor) -> Tensor:
+def _margin_radius(net: Net, run: Execution, y: Tensor) -> Tensor:
     if isinstance(net, PlainNet):
         return _closed_form_radius(net, run, y)
-    return _bisect(lambda radius: _head_proves(net, run, y, radius), run.features)
+    return _bisect(lambda radius: _head_proves(net, run, y, radius), run.outputs)
 
 
-def _closed_form_radius(net: PlainNet, run: _Execution, y: Tensor) -> Tensor:
+def _closed_form_radius(net: PlainNet, run: Execution, y: Tensor) -> Tensor:
     """The largest e with margin > 2 e / sigma + 2^-22 n (max|v| + e / sigma), solved for e; from 0 to 1."""
-    logits = run.logits.double()
-    size = torch.maximum(run.size, logits.abs().amax(1) + net.top.offset())
+    logits, rate = run.logits.double(), _rate(net)
     margin = smallest_lead(Box(logits, logits), y)
-    radius = (net.std * (margin - 2 * run.rate * size) / (2 + 2 * run.rate)).clamp(0, 1)
-    return torch.where(_in_range(size, radius / net.std), radius, 0.0)
+    radius = (net.std * (margin - 2 * rate * run.size) / (2 + 2 * rate)).clamp(0, 1)
+    return torch.where(_in_range(run.size, radius / net.std), radius, 0.0)
 
 
-def _head_proves(net: CompositeNet, run: _Execution, y: Tensor, radius: Tensor) -> Tensor:
+def _head_proves(net: CompositeNet, run: Execution, y: Tensor, radius: Tensor) -> Tensor:
     """The lead stays positive on the box that the features cannot leave while pixels move by at most radius [B]."""
-    features, moved = run.features.double(), radius / net.std
-    reach = (moved + run.rate * (run.size + moved))[:, None]
+    features, moved = run.outputs.double(), radius / net.std
+    reach = (moved + _rate(net) * (run.size + moved))[:, None]
     in_range = _in_range(run.size, moved)
     return in_range & (net.lead(Box(features - reach, features + reach), y) > 0)
 

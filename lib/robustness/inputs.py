@@ -107,7 +107,7 @@ def pixel_box(x: Tensor, eps: float | Tensor, *, clip: bool = True) -> Box:
         eps: one radius, or one per image [B].
         clip: cut to valid pixels, [0, 1].
     """
-    radius = eps.double().view(-1, 1, 1, 1) if isinstance(eps, Tensor) else eps
-    lower = (x.double() - radius).to(x.dtype).nextafter_(x.new_tensor(-math.inf))
-    upper = (x.double() + radius).to(x.dtype).nextafter_(x.new_tensor(math.inf))
+    infinity = x.new_tensor(math.inf)
+    radius = torch.as_tensor(eps, dtype=torch.float64).to(x).nextafter(infinity).view(-1, 1, 1, 1)  # at least eps
+    lower, upper = (x - radius).nextafter_(-infinity), (x + radius).nextafter_(infinity)
     return Box(lower.clamp_(min=0), upper.clamp_(max=1)) if clip else Box(lower, upper)

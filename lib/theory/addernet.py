@@ -1,7 +1,9 @@
 """What Appendix C and Section 5 set apart: AdderNet's l_1 neurons, and the batch norm that they need."""
 
+import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,8 @@ from lib.nets.base import PlainNet
 from lib.nets.box import Box
 from lib.nets.layers import LInfDist, MeanShift
 from lib.nets.models import LInfDistNet
+
+Plain = TypeVar("Plain", bound=PlainNet)
 
 
 class BatchNorm(MeanShift):
@@ -52,7 +56,7 @@ class BatchNorm(MeanShift):
         return (variance + 1e-5).sqrt()
 
 
-def with_batch_norm(net: LInfDistNet) -> LInfDistNet:
+def with_batch_norm(net: Plain) -> Plain:
     """The same net, a fresh `BatchNorm` put in place of each mean shift: Fact 3.4 no longer holds for it."""
     for layer in net.layers:
         if isinstance(layer, LInfDist):
@@ -63,6 +67,21 @@ def with_batch_norm(net: LInfDistNet) -> LInfDistNet:
 def batch_norm_bound(net: LInfDistNet) -> float:
     """prod_l max_k 1 / sqrt(var_k + 1e-5): the Lipschitz constant at p = inf that batch norm leaves to be promised."""
     return math.prod(module.stretch() for module in net.modules() if isinstance(module, BatchNorm))
+
+
+class AdderLayer(LInfDist):
+    """A distance layer of l_1 distances, whatever p it is called with.
+
+    Args: as in `LInfDist`.
+    """
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """x [B, ...] of d_in features in all -> [B, d_out]; p is not used."""
+        return super().forward(x, 1.0)
+
+    def bounds(self, box: Box) -> Box:
+        """Refused with a ValueError: what is computed for a box are the bounds of p = inf."""
+        raise ValueError("an AdderNet is evaluated at p = 1, expected a net that is evaluated at p = inf to bound")
 
 
 class AdderNet(PlainNet):
@@ -86,24 +105,7 @@ class AdderNet(PlainNet):
     ) -> None:
         super().__init__(input_shape, num_classes, mean, std, identity=0.0, width=width, depth=depth)
         del self.config["identity"]  # no argument here
-        plain = LInfDistNet(input_shape, num_classes, width=width, depth=depth, identity=0.0)
-        self.layers: nn.ModuleList = with_batch_norm(plain).layers
-        self.top = plain.top
-
-    def _outputs(self, x: Tensor, p: float) -> Iterator[Tensor]:
-        return super()._outputs(x, 1.0)
-
-    def logits(self, features: Tensor, p: float = math.inf) -> Tensor:
-        """features [B, width] -> logits [B, K], at p = 1 whatever p is."""
-        return -self.top(features, 1.0)
-
-    def feature_bounds(self, box: Box) -> Box:
-        """Refused with a ValueError: the layers' bounds are those of p = inf."""
-        raise ValueError(_NO_BOUNDS)
-
-    def logit_bounds(self, features: Box) -> Box:
-        """Refused with a ValueError, as `feature_bounds`."""
-        raise ValueError(_NO_BOUNDS)
-
-
-_NO_BOUNDS = "an AdderNet is evaluated at p = 1, expected a net that is evaluated at p = inf to bound"
+        sizes = [math.prod(self.input_shape)] + [width] * (depth - 1)
+        self.layers = nn.ModuleList(AdderLayer(i, o, identity=0.0) for i, o in itertools.pairwise(sizes))
+        self.top = AdderLayer(sizes[-1], num_classes, bias=True, mean_shift=False, identity=0.0)
+        with_batch_norm(self)

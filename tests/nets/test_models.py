@@ -54,14 +54,21 @@ class TestEveryNet:
             assert (least <= logits).all()
             assert (logits <= greatest).all()
 
-    def test_magnitude_covers_every_executed_distance(self, net: Net) -> None:
+    def test_the_size_of_a_pass_covers_every_executed_distance(self, net: Net) -> None:
         x = torch.rand(16, *SHAPE)
         activations = net.activations(x)
-        magnitude = net.magnitude(activations)
-        for layer, value in zip(net.layers, activations, strict=False):
+        size = net.executed(x).size
+        for layer, value in zip(net.stack(), activations, strict=False):
+            assert (value.flatten(1).abs().amax(1) <= size).all()
             shift, layer.shift = layer.shift, None
-            assert (layer(value).flatten(1).abs().amax(1) <= magnitude).all()
+            assert (layer(value).flatten(1).abs().amax(1) <= size).all()
             layer.shift = shift
+
+    def test_what_a_proof_asks_of_a_pass_is_what_is_executed(self, net: Net) -> None:
+        x = torch.rand(5, *SHAPE)
+        run = net.executed(x)
+        assert torch.equal(run.logits, net(x)) and torch.equal(run.logits, net.logits(net.features(x)))
+        assert torch.equal(run.outputs, -run.logits if isinstance(net, PlainNet) else net.features(x))
 
     def test_splits_its_parameters_into_distance_weights_and_the_rest(self, net: Net) -> None:
         both = net.distance_weights() + net.other_parameters()

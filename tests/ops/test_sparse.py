@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -11,12 +12,22 @@ SHAPES = [(1, 1, 1), (3, 63, 10), (33, 257, 65), (64, 100, 7), (70, 30, 40)]
 
 
 def random_case(b: int, i: int, o: int) -> tuple[Tensor, Tensor, sparse.Shortlists]:
-    """Inputs in [-1, 1] and the shortlists of the whole of that box."""
+    """Inputs in [-1, 1] and the shortlists of the whole of that box, with the constants of `shifted`."""
     generator = torch.Generator().manual_seed(b * 1000 + i * 10 + o)
     x, w = 2 * torch.rand(b, i, generator=generator) - 1, torch.randn(o, i, generator=generator)
     side = torch.ones(1, i)
     floor, _ = reference.linf_dist_bounds(-side, side, w)
-    return x, w, sparse.shortlists(w, side - w, w + side, floor[0])
+    return x, w, sparse.shortlists(w, side - w, w + side, floor[0], *constants(o))
+
+
+def shifted(distances: Tensor) -> Tensor:
+    plus, minus = constants(distances.shape[1])
+    return (distances + plus) - minus
+
+
+def bare(w: Tensor, above: Tensor, below: Tensor, floor: Tensor) -> sparse.Shortlists:
+    """Shortlists of distances without constants."""
+    return sparse.shortlists(w, above, below, floor, torch.zeros(len(w)), torch.zeros(len(w)))
 
 
 def constants(o: int) -> tuple[Tensor, Tensor]:
@@ -26,21 +37,72 @@ def constants(o: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_distances_are_those_over_all_weights(shape: tuple[int, int, int]) -> None:
     x, w, lists = random_case(*shape)
-    plus, minus = constants(len(w))
-    wanted = (reference.lp_dist(x, w, math.inf) + plus) - minus
-    assert torch.equal(sparse.linf_dist(x, lists, plus, minus), wanted)
-    assert torch.equal(sparse.linf_dist(x.t().contiguous().t(), lists, plus, minus), wanted)
-    assert sparse.linf_dist(x, lists, plus, minus).is_contiguous()
+    wanted = shifted(reference.lp_dist(x, w, math.inf))
+    for like in (x, x.t().contiguous().t()):
+        y, _ = sparse.linf_dist(like, lists)
+        assert torch.equal(y, wanted) and y.is_contiguous()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bounds_are_those_over_all_weights(shape: tuple[int, int, int]) -> None:
     x, w, lists = random_case(*shape)
-    plus, minus = constants(len(w))
     lower, upper = (x - 0.3).clamp(min=-1), (x + 0.3).clamp(max=1)
-    got = sparse.linf_dist_bounds(lower, upper, lists, plus, minus)
+    got = sparse.linf_dist_bounds(lower, upper, lists)
     for a, b in zip(got, reference.linf_dist_bounds(lower, upper, w), strict=True):
-        assert torch.equal(a, (b + plus) - minus)
+        assert torch.equal(a, shifted(b))
+
+
+Stack = list[tuple[Tensor, Tensor, Tensor]]
+
+
+def stack_case(samples: int, *widths: int) -> tuple[Tensor, Stack, sparse.Shortlists]:
+    """Pixels, the weights and constants of layers for pixels less 0.4 over 0.3, and the shortlists of all of them."""
+    generator = torch.Generator().manual_seed(samples)
+    x = torch.rand(samples, widths[0], generator=generator)
+    lower, upper = (torch.full((1, widths[0]), end) for end in (-0.4 / 0.3, 0.6 / 0.3 + 1e-6))
+    layers, lists = [], []
+    for inputs, units in itertools.pairwise(widths):
+        w, plus, minus = (2 * torch.randn(units, n, generator=generator) for n in (inputs, 1, 1))
+        floor, most = reference.linf_dist_bounds(lower, upper, w)
+        layers.append((w, plus[:, 0], minus[:, 0]))
+        lists.append(sparse.shortlists(w, upper - w, w - lower, floor[0], *layers[-1][1:]))
+        lower, upper = ((end + plus[:, 0]) - minus[:, 0] for end in (floor, most))
+    return x, layers, sparse.of_pixels(sparse.joined(lists), torch.full((widths[0],), 0.4), 0.3)
+
+
+def passed(v: Tensor, layers: Stack) -> list[Tensor]:
+    outputs = [v]
+    for w, plus, minus in layers:
+        outputs.append((reference.lp_dist(outputs[-1], w, math.inf) + plus) - minus)
+    return outputs
+
+
+STACKS = [(1, 3, 2), (50, 17, 40, 3), (100, 33, 5, 64, 1), (300, 20, 20, 20, 20, 20)]
+
+
+@pytest.mark.parametrize("sizes", STACKS)
+def test_a_batch_passes_layer_by_layer(sizes: tuple[int, ...]) -> None:
+    x, layers, lists = stack_case(*sizes)
+    for count in range(1, len(layers) + 1):
+        y, size = sparse.linf_dist(x, lists.of_first(count))
+        outputs = passed((x - 0.4) / 0.3, layers[:count])
+        assert torch.equal(y, outputs[-1])
+        sizes_each = [outputs[0].abs().amax(1)]
+        for output, (_, plus, minus) in zip(outputs[1:], layers, strict=False):
+            sizes_each.append(output.abs().amax(1) + (plus.abs().max() + minus.abs().max()))
+        assert torch.equal(size, torch.stack(sizes_each).amax(0))
+
+
+@pytest.mark.parametrize("sizes", STACKS)
+def test_a_batch_of_boxes_passes_layer_by_layer(sizes: tuple[int, ...]) -> None:
+    x, layers, lists = stack_case(*sizes)
+    lower, upper = (x - 0.1).clamp(min=0), (x + 0.1).clamp(max=1)
+    for count in range(1, len(layers) + 1):
+        got = sparse.linf_dist_bounds(lower, upper, lists.of_first(count))
+        box = (lower - 0.4) / 0.3, (upper - 0.4) / 0.3
+        for w, plus, minus in layers[:count]:
+            box = tuple((end + plus) - minus for end in reference.linf_dist_bounds(*box, w))  # type: ignore[assignment]
+        assert all(map(torch.equal, got, box))
 
 
 def rows(lists: sparse.Shortlists) -> list[slice]:
@@ -56,14 +118,14 @@ def test_a_list_leaves_out_what_cannot_exceed_the_floor() -> None:
     weight = torch.tensor([[0.0, 5.0, 1.0, -2.0], [3.0, 0.0, 0.0, 0.0]])
     above = torch.tensor([[1.0, 0.0, 4.0, 3.0], [9.0, 0.0, 0.0, 0.0]])
     below = torch.tensor([[2.0, 2.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    lists = sparse.shortlists(weight, above, below, torch.tensor([2.0, 1.0]))
+    lists = bare(weight, above, below, torch.tensor([2.0, 1.0]))
     assert lists.begin.tolist() == [[0, 1], [2, 3]] and lists.end.tolist() == [[1, 2], [3, 3]]
     # In the order of the most that each can be: 4 above 1.0, 3 above -2.0; the last fills up the step.
     step = sparse_kernels.STEP
     found = np.stack([lists.place // sparse_kernels.LANES, lists.weight], 1).reshape(3, step, 2).tolist()
     assert found == [[[2, 1], *[[3, -2]] * (step - 1)], [[1, 5]] * step, [[0, 3]] * step]
     assert lists.most.tolist() == [4, 2.5, 9]
-    assert lists.kept(4).tolist() == [[False, True, True, True], [True, False, False, False]]
+    assert lists.kept().tolist() == [[False, True, True, True], [True, False, False, False]]
 
 
 def test_no_term_of_a_step_or_behind_it_can_be_more_than_its_most() -> None:
@@ -89,9 +151,13 @@ def reaches(lists: sparse.Shortlists, steps: slice, row: int, lower: Tensor, upp
     return weight - lower.numpy()[columns] if row % 2 else upper.numpy()[columns] - weight
 
 
+def narrowed(lists: sparse.Shortlists, lower: Tensor, upper: Tensor) -> sparse.Shortlists:
+    return sparse.narrowed(lists, sparse.box_of(lower, upper, lists)[0])
+
+
 def test_narrowed_lists_hold_what_can_count_for_any_sample_in_the_same_order() -> None:
     lower, upper, _, lists = narrow_case()
-    narrow = sparse.narrowed(lists, lower, upper)
+    narrow = narrowed(lists, lower, upper)
     ends = lower.amin(0), upper.amax(0)
     assert np.array_equal(narrow.begin, lists.begin)
     for row, (whole, left) in enumerate(zip(rows(lists), rows(narrow), strict=True)):
@@ -101,18 +167,15 @@ def test_narrowed_lists_hold_what_can_count_for_any_sample_in_the_same_order() -
         most = reaches(narrow, left, row, *ends).reshape(-1, sparse_kernels.STEP).max(1, initial=0)
         assert np.array_equal(narrow.most[left], np.maximum.accumulate(most[::-1])[::-1])
     assert (narrow.end - narrow.begin).sum() < 0.8 * (lists.end - lists.begin).sum()
-    assert (narrow.kept(61) <= lists.kept(61)).all() and narrow.kept(61).sum() < lists.kept(61).sum()
+    assert (narrow.kept() <= lists.kept()).all() and narrow.kept().sum() < lists.kept().sum()
 
 
 def test_narrowed_lists_do_not_depend_on_the_number_of_threads(restored_threads: None) -> None:
     lower, upper, _, lists = narrow_case()
     torch.set_num_threads(1)
-    one = sparse.narrowed(lists, lower, upper)
+    one = narrowed(lists, lower, upper)
     torch.set_num_threads(2)
-    two = sparse.narrowed(lists, lower, upper)
-    # more shares than there are units, of a box whose ends lie in single samples
-    box = sparse_kernels.box_of(lower.numpy(), upper.numpy(), 50)
-    assert np.array_equal(box, torch.stack([lower.amin(0), upper.amax(0)]).numpy())
+    two = narrowed(lists, lower, upper)
     assert np.array_equal(one.end, two.end)
     for steps in rows(one):
         assert np.array_equal(one.most[steps], two.most[steps])
@@ -122,74 +185,97 @@ def test_narrowed_lists_do_not_depend_on_the_number_of_threads(restored_threads:
 
 def test_narrowed_lists_give_the_same_distances_and_bounds() -> None:
     lower, upper, w, lists = narrow_case()
-    plus, minus = constants(len(w))
-    narrow = sparse.narrowed(lists, upper, upper)
-    wanted = (reference.lp_dist(upper, w, math.inf) + plus) - minus
-    assert torch.equal(sparse.linf_dist(upper, narrow, plus, minus), wanted)
+    narrow = narrowed(lists, upper, upper)
+    wanted = shifted(reference.lp_dist(upper, w, math.inf))
+    assert torch.equal(sparse.linf_dist(upper, narrow)[0], wanted)
     # all samples are in the box of the batch, and so is any part of them
-    assert torch.equal(sparse.linf_dist(upper[:7], narrow, plus, minus), wanted[:7])
-    got = sparse.linf_dist_bounds(lower, upper, sparse.narrowed(lists, lower, upper), plus, minus)
+    assert torch.equal(sparse.linf_dist(upper[:7], narrow)[0], wanted[:7])
+    got = sparse.linf_dist_bounds(lower, upper, narrowed(lists, lower, upper))
     for a, b in zip(got, reference.linf_dist_bounds(lower, upper, w), strict=True):
-        assert torch.equal(a, (b + plus) - minus)
+        assert torch.equal(a, shifted(b))
+
+
+def test_the_first_of_several_layers_is_narrowed_and_the_others_stay() -> None:
+    x, layers, lists = stack_case(300, 20, 30, 20, 5)
+    x[:, :15] = 0.1
+    narrow = narrowed(lists, x, x)
+    shorter = narrow.end - narrow.begin < lists.end - lists.begin
+    assert shorter[:30].any() and not shorter[30:].any()
+    y, _ = sparse.linf_dist(x, narrow)
+    assert torch.equal(y, passed((x - 0.4) / 0.3, layers)[-1])
+    assert torch.equal(sparse.linf_dist(x, narrowed(narrow, x[:3], x[:3]))[0][:3], y[:3])
 
 
 def test_lists_whose_terms_all_stay_below_the_floor_become_empty() -> None:
     _, w, lists = random_case(1, 40, 9)
-    middle = torch.zeros(600, 40)
     high = lists._replace(floor=np.full(9, 3.5, np.float32))
-    narrow = sparse.narrowed(high, middle, middle)
+    narrow = sparse.narrowed(high, np.zeros((2, 40), np.float32))
     away = np.abs(w.numpy()).max(1) > 3.5
     assert np.array_equal((narrow.end > narrow.begin).any(1), away) and not away.all()
 
 
-def test_few_samples_keep_whole_lists() -> None:
-    lower, upper, _, lists = narrow_case()
-    assert sparse.narrowed(lists, lower[:100], upper[:100]) is lists
+def test_the_box_of_a_batch_is_that_of_what_the_first_layer_takes() -> None:
+    x, _, lists = stack_case(300, 20, 4)
+    lower, upper = (x - 0.1).clamp(min=0), (x + 0.1).clamp(max=1)
+    box, valid = sparse.box_of(lower, upper, lists)
+    assert valid and torch.equal(torch.from_numpy(box[0]), (lower.amin(0) - 0.4) / 0.3)
+    assert torch.equal(torch.from_numpy(box[1]), (upper.amax(0) - 0.4) / 0.3)
+    # more shares than there are samples
+    few, _ = sparse_kernels.box_of(lower[:30].numpy(), upper[:30].numpy(), 50)
+    assert np.array_equal(few, torch.stack([lower[:30].amin(0), upper[:30].amax(0)]).numpy())
 
 
-@pytest.mark.parametrize("late", [0, 17, 40])
+@pytest.mark.parametrize("value", [-1e-6, 1 + 1e-6, math.nan, math.inf])
+@pytest.mark.parametrize("place", [(0, 0), (299, 19), (150, 7)])
+def test_a_batch_with_an_invalid_pixel_is_told(place: tuple[int, int], value: float) -> None:
+    x, _, lists = stack_case(300, 20, 4)
+    for ends in ([x, x.clone()], [x.clone(), x]):
+        assert sparse.box_of(*ends, lists)[1]
+        ends[0][place], ends[1][place] = (value, 1.0) if value < 0 else (0.0, value)
+        assert not sparse.box_of(*ends, lists)[1]
+
+
+@pytest.mark.parametrize("late", [0, 17, 40, 70])
 def test_a_tile_stops_once_no_later_term_can_count_for_any_of_its_samples(late: int) -> None:
     step = sparse_kernels.STEP
     # The terms behind the first step give 100, against what is said of them: who sees it has looked.
     weight = torch.cat([torch.full((1, step), -3.0), torch.full((1, step), -100.0)], 1)
     above = torch.cat([torch.full((1, step), 4.0), torch.full((1, step), 2.5)], 1)
-    lists = sparse.shortlists(weight, above, torch.zeros_like(above), torch.zeros(1))
-    x, none = torch.zeros(70, 2 * step), torch.zeros(1)
-    assert (sparse.linf_dist(x, lists, none, none) == 3).all()
+    lists = bare(weight, above, torch.zeros_like(above), torch.zeros(1))
+    x = torch.zeros(150, 2 * step)
+    assert (sparse.linf_dist(x, lists)[0] == 3).all()
     x[late] = -1  # 2 is less than 2.5: the tiles of this sample must look
-    looked = sparse.linf_dist(x, lists, none, none)[:, 0] > 90
+    looked = sparse.linf_dist(x, lists)[0][:, 0] > 90
     assert looked[late] and looked.sum() <= 2 * sparse_kernels.LANES
 
 
 def test_empty_lists_give_the_floor() -> None:
     nothing = torch.zeros(2, 3)
-    lists = sparse.shortlists(nothing, nothing, nothing, torch.tensor([1.5, 2.5]))
-    assert len(lists.place) == len(lists.most) == 0 and not lists.kept(3).any()
-    y = sparse.linf_dist(torch.ones(2, 3), lists, torch.zeros(2), torch.ones(2))
-    assert y.tolist() == [[0.5, 1.5]] * 2
+    lists = sparse.shortlists(nothing, nothing, nothing, torch.tensor([1.5, 2.5]), torch.zeros(2), torch.ones(2))
+    assert len(lists.place) == len(lists.most) == 0 and not lists.kept().any()
+    y, size = sparse.linf_dist(torch.ones(2, 3), lists)
+    assert y.tolist() == [[0.5, 1.5]] * 2 and size.tolist() == [2.5, 2.5]
 
 
 def test_a_floor_of_minus_0_is_above_all_negative_terms() -> None:
     one = torch.ones(1, 1)
-    lists = sparse.shortlists(one, one, 0 * one, torch.tensor([-0.0]))
-    y = sparse.linf_dist(0.5 * one, lists, torch.zeros(1), torch.zeros(1))
+    lists = bare(one, one, 0 * one, torch.tensor([-0.0]))
+    y, _ = sparse.linf_dist(0.5 * one, lists)
     assert y.tolist() == [[0.0]] and not y.signbit().any()
 
 
 def test_long_lists_of_equal_terms_are_exact() -> None:
     w, side = torch.full((5, 300), 0.25), torch.ones(1, 300)
     x = torch.randint(-1, 2, (40, 300), generator=torch.Generator().manual_seed(0)).float()
-    lists = sparse.shortlists(w, side - w, w + side, torch.zeros(5))
-    none = torch.zeros(5)
-    assert torch.equal(sparse.linf_dist(x, lists, none, none), reference.lp_dist(x, w, math.inf))
+    lists = bare(w, side - w, w + side, torch.zeros(5))
+    assert torch.equal(sparse.linf_dist(x, lists)[0], reference.lp_dist(x, w, math.inf))
 
 
 def test_results_do_not_depend_on_the_number_of_threads(restored_threads: None) -> None:
-    x, w, lists = random_case(150, 40, 30)
-    plus, minus = constants(len(w))
+    x, _, lists = stack_case(150, 40, 30, 20)
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        results.append(sparse.linf_dist(x, lists, plus, minus))
+        results.append((*sparse.linf_dist(x, lists), *sparse.linf_dist_bounds(x, x, lists)))
         assert torch.get_num_threads() == threads
-    assert torch.equal(*results)
+    assert all(map(torch.equal, *results))

@@ -4,6 +4,7 @@ import copy
 import math
 import threading
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 import torch
@@ -325,15 +326,18 @@ class TestUnderflow:
 
 
 class TestPixelBox:
-    def test_holds_every_float_within_eps_and_not_much_more(self) -> None:
+    @pytest.mark.parametrize("eps", [8 / 255, 0.3, 1 / 3, 0.999, 1e-9, 2.0**-24, 5e-324])
+    def test_holds_every_float_within_eps_and_not_much_more(self, eps: float) -> None:
         x = torch.rand(50, *SHAPE)
-        eps = 8 / 255
-        lower, upper = pixel_box(x, eps)
-        assert (lower.double() <= (x.double() - eps).clamp(min=0)).all()
-        assert (upper.double() >= (x.double() + eps).clamp(max=1)).all()
-        assert (lower.double() >= x.double() - eps - 2e-7).all()
-        assert lower.min() >= 0
-        assert upper.max() <= 1
+        x[0], x[1] = 0.0, 1.0
+        for radius in (eps, torch.full((50,), eps, dtype=torch.float64)):
+            lower, upper = pixel_box(x, radius)
+            for value, low, high in zip(*(v.flatten().tolist() for v in (x, lower, upper)), strict=True):
+                assert low <= max(0, Fraction(value) - Fraction(eps))
+                assert high >= min(1, Fraction(value) + Fraction(eps))
+            assert lower.min() >= 0 and upper.max() <= 1
+            assert (lower.double() >= x.double() - eps - 2e-7).all()
+            assert (upper.double() <= x.double() + eps + 3e-7).all()
 
     def test_one_radius_per_image(self) -> None:
         lower, upper = pixel_box(torch.full((2, *SHAPE), 0.5), torch.tensor([0.0, 0.25]), clip=False)

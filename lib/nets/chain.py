@@ -1,0 +1,115 @@
+"""A net from the pixels up: how a batch, the sizes of its values, and a box pass through distance layers."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from lib.nets.box import Box
+from lib.nets.layers import DistanceLayer, Normalize
+from lib.nets.sealed import PrunedDist, ValidPixels, check_together, fit
+from lib.ops.sparse import MANY, Shortlists, box_of, narrowed
+from lib.ops.sparse import linf_dist as sparse_dist
+from lib.ops.sparse import linf_dist_bounds as sparse_dist_bounds
+
+
+class Chain:
+    """A normalisation and then distance layers, each of which takes what the one before gives.
+
+    Args:
+        normalize: takes pixels [B, C, H, W].
+        layers: those behind it, none or more.
+    """
+
+    def __init__(self, normalize: Normalize, layers: Sequence[DistanceLayer]) -> None:
+        self.normalize, self.layers = normalize, layers
+
+    def last(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """The output of the last layer."""
+        v: Tensor = self.normalize(x)
+        for layer in self.layers:  # one output at a time: all of them at once fill a memory
+            v = layer(v, p)
+        return v
+
+    def all(self, x: Tensor, p: float = math.inf) -> list[Tensor]:
+        """The normalised pixels, and then the output of each layer."""
+        return list(itertools.accumulate(self.layers, lambda v, layer: layer(v, p), initial=self.normalize(x)))
+
+    def sized(self, x: Tensor, p: float = math.inf) -> tuple[Tensor, Tensor]:
+        """The output of the last layer, and max |v| [B] over all values executed, before and after every mean shift."""
+        v: Tensor = self.normalize(x)
+        sizes = [_largest_size(v)]
+        for layer in self.layers:
+            v = layer(v, p)
+            sizes.append(_largest_size(v) + layer.offset())
+        return v, torch.stack(sizes).amax(0)
+
+    def bounds(self, box: Box) -> Box:
+        """Bounds of the output of the last layer at p = inf in evaluation mode; hold for every float32 execution."""
+        box = self.normalize.bounds(box)
+        for layer in self.layers:
+            box = layer.bounds(box)
+        return box
+
+
+class PrunedChain(Chain):
+    """A pruned net run as one: what its layers hand on for a few images never leaves the cache."""
+
+    def __init__(self, normalize: ValidPixels, layers: list[PrunedDist]) -> None:
+        super().__init__(normalize, layers)
+        self.entrance, self.pruned = normalize, layers
+
+    def last(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """The output of the last layer; raises what its layers raise."""
+        return self.sized(x, p)[0] if self._fits(p, x) else super().last(x, p)
+
+    def sized(self, x: Tensor, p: float = math.inf) -> tuple[Tensor, Tensor]:
+        """The output of the last layer, and max |v| [B] over all values executed."""
+        if not self._fits(p, x):
+            return super().sized(x, p)
+        rows = x.flatten(1)
+        return sparse_dist(rows, self._lists(rows, rows))
+
+    def bounds(self, box: Box) -> Box:
+        """Bounds of the output of the last layer over a box of valid images."""
+        if not self._fits(math.inf, *box):
+            return super().bounds(box)
+        lower, upper = (end.flatten(1) for end in box)
+        return Box(*sparse_dist_bounds(lower, upper, self._lists(lower, upper)))
+
+    def _fits(self, p: float, *ends: Tensor) -> bool:
+        self.entrance.check_constants()
+        for layer in self.pruned:
+            layer.check_call(p)
+        return bool(self.pruned) and fit(self.pruned, *ends)
+
+    def _lists(self, lower: Tensor, upper: Tensor) -> Shortlists:
+        lists = self.entrance.lists.of_first(len(self.pruned))
+        box, valid = box_of(lower, upper, lists)
+        self.entrance.check_pixels(valid, lower, upper)
+        return narrowed(lists, box) if len(lower) >= MANY else lists
+
+
+def chain_of(normalize: Normalize, layers: list[DistanceLayer], parts: list[nn.Module]) -> Chain:
+    """Some of the parts of a net as a chain, run as one where the net is pruned.
+
+    Args:
+        normalize, layers: the first parts of the net.
+        parts: all of them.
+
+    Raises:
+        ValueError: a part of a pruned net among others than those it was pruned with.
+    """
+    check_together(parts)
+    if isinstance(normalize, ValidPixels):
+        return PrunedChain(normalize, cast(list[PrunedDist], layers))
+    return Chain(normalize, layers)
+
+
+def _largest_size(v: Tensor) -> Tensor:
+    """max |v| [B] over all but the first dimension; the sizes of all entries, a copy of them, are never made."""
+    v = v.flatten(1)
+    return torch.maximum(v.amax(1), -v.amin(1))
