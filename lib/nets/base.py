@@ -99,7 +99,7 @@ class DistanceNet(nn.Module, ABC):
 
         Raises ValueError unless x is [B, C, H, W] with the net's own C, H, W.
         """
-        return self._chain(self._feature_layers(), "x", x).all(x, p)
+        return self._chain(self._feature_layers(), "x", x).outputs(x, p)
 
     def features(self, x: Tensor, p: float = math.inf) -> Tensor:
         """f(x) [B, width]: the distance net below the top, not negated; x [B, C, H, W] in [0, 1]."""

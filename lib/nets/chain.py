@@ -34,7 +34,7 @@ class Chain:
             v = layer(v, p)
         return v
 
-    def all(self, x: Tensor, p: float = math.inf) -> list[Tensor]:
+    def outputs(self, x: Tensor, p: float = math.inf) -> list[Tensor]:
         """The normalised pixels, and then the output of each layer."""
         return list(itertools.accumulate(self.layers, lambda v, layer: layer(v, p), initial=self.normalize(x)))
 
@@ -84,7 +84,7 @@ class PrunedChain(Chain):
         self.entrance.check_constants()
         for layer in self.pruned:
             layer.check_call(p)
-        return bool(self.pruned) and fit(self.pruned, *ends)
+        return bool(self.pruned) and fit(self.pruned, *ends) and not any(map(_altered, (self.normalize, *self.layers)))
 
     def _lists(self, lower: Tensor, upper: Tensor) -> Shortlists:
         lists = self.entrance.lists.of_first(len(self.pruned))
@@ -107,6 +107,11 @@ def chain_of(normalize: Normalize, layers: list[DistanceLayer], parts: list[nn.M
     if isinstance(normalize, ValidPixels):
         return PrunedChain(normalize, cast(list[PrunedDist], layers))
     return Chain(normalize, layers)
+
+
+def _altered(part: nn.Module) -> bool:
+    """Whether a part is to be called as a module: it has hooks, or methods in place of those of its class."""
+    return bool(part._forward_hooks or part._forward_pre_hooks or {"forward", "bounds"} & vars(part).keys())
 
 
 def _largest_size(v: Tensor) -> Tensor:

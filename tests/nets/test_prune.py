@@ -332,6 +332,23 @@ def test_what_a_copy_would_lose_is_refused(part: str) -> None:
         prune(net)
 
 
+@pytest.mark.parametrize("part", ["normalize", "layers.0", "layers.1", "top"])
+def test_hooks_and_replaced_methods_of_a_pruned_net_are_called(part: str) -> None:
+    net, x = random_net(0, 8, 3, 0, False), random_images(0, 60)
+    whole, seen = net(x), list[Tensor]()
+    pruned = prune(net)
+    handle = pruned.get_submodule(part).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    assert torch.equal(pruned(x), whole) and len(seen) == 1
+    handle.remove()
+    handle = pruned.get_submodule(part).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    assert torch.equal(pruned(x), whole) and len(seen) == 2
+    handle.remove()
+    pruned.get_submodule(part).forward = negated(pruned.get_submodule(part))  # type: ignore[method-assign]
+    net.get_submodule(part).forward = negated(net.get_submodule(part))  # type: ignore[method-assign]
+    assert part != "top" or torch.equal(pruned(x), net(x))
+    assert not torch.equal(pruned(x), whole)
+
+
 def test_every_logit_and_bound_of_the_mnist_test_set_is_equal(linf_data: Callable[[str], Path]) -> None:
     net = lib.load(MNIST_NET).requires_grad_(False)
     assert isinstance(net, LInfDistNet)
