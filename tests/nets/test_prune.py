@@ -133,7 +133,9 @@ def test_certificates_are_equal(head: bool, method: lib.robustness.certify.Metho
     wanted = certify(net, x, y, 1e-3, method)
     assert wanted.certified.any()
     for a, b in zip(certify(prune(net), x, y, 1e-3, method), wanted, strict=True):
-        assert torch.equal(a, b)
+        # constants in place of units that nobody reads may be larger, or smaller, than what those would give
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        assert a.dtype is not torch.bool or torch.equal(a, b)
 
 
 @pytest.mark.parametrize("head", [False, True])
