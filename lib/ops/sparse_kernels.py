@@ -165,15 +165,14 @@ def box_of(lower: Array, upper: Array, shares: int) -> tuple[Array, bool]:
     samples, features = lower.shape
     box, inside = np.empty((shares, 2, features), np.float32), np.ones(shares, np.bool_)
     for share in prange(shares):
-        box[share, 0], box[share, 1] = np.inf, -np.inf
+        least, greatest = np.full(features, np.float32(np.inf)), np.full(features, np.float32(-np.inf))
         valid = True
         for b in range(samples * share // shares, samples * (share + 1) // shares):
             for i in range(features):
-                low, high = lower[b, i], upper[b, i]
-                valid &= (low >= _ZERO) & (high <= _ONE)  # not so where one is NaN
-                box[share, 0, i] = min(box[share, 0, i], low)
-                box[share, 1, i] = max(box[share, 1, i], high)
-        inside[share] = valid
+                valid &= (lower[b, i] >= _ZERO) & (upper[b, i] <= _ONE)  # not so where one is NaN
+                least[i] = min(least[i], lower[b, i])
+                greatest[i] = max(greatest[i], upper[b, i])
+        box[share, 0], box[share, 1], inside[share] = least, greatest, valid
     for share in range(1, shares):
         box[0, 0] = np.minimum(box[0, 0], box[share, 0])
         box[0, 1] = np.maximum(box[0, 1], box[share, 1])
