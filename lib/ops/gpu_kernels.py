@@ -151,9 +151,9 @@ def first_in_span(x, w, y, span, pairs, O, I, SPAN: tl.constexpr, PAIRS: tl.cons
 
 @triton.jit
 def _compensated(whole, part):
-    """whole + part as rounded, and what rounding took from it (Kahan's summation)."""
+    """whole + part as rounded, and what rounding took from it (Kahan's summation), nothing where the sum overflows."""
     longer = whole + part
-    return longer, part - (longer - whole)
+    return longer, tl.where(tl.abs(longer) < float("inf"), part - (longer - whole), 0.0)
 
 
 @triton.jit

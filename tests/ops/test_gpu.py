@@ -20,7 +20,7 @@ from lib.ops import gpu, powers, reference
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton: pip install triton"),
     # From NumPy, under the interpreter, where infinity is the right answer.
-    pytest.mark.filterwarnings("ignore:overflow encountered in exp2:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:overflow encountered in (add|exp2|reduce):RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:invalid value encountered in (multiply|subtract):RuntimeWarning"),
 ]
 
@@ -104,6 +104,19 @@ def test_many_equal_pulls_on_one_entry_do_not_overflow(shape: tuple[int, int], s
     total_x, total_w = (-grad_x, grad_w) if B == 1 else (-grad_x.double().sum()[None], grad_w)
     for total in (total_x, total_w.double().sum()[None]):
         torch.testing.assert_close(total.double().flatten().cpu(), wanted[None], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(3 * gpu.CHUNK, 64), (64, 3 * gpu.CHUNK)])
+@pytest.mark.parametrize("p", [1, 8, 37.3, math.inf])
+def test_pulls_that_overflow_when_added_up_are_infinite_and_not_nan(p: float, shape: tuple[int, int]) -> None:
+    # compensation would take infinity from infinity
+    B, O = shape
+    x, w = torch.full((B, 3), 0.3, device=DEVICE), torch.zeros(O, 3, device=DEVICE)
+    y, index = gpu.lp_dist_argmax(x, w) if p == math.inf else (gpu.lp_dist(x, w, p), NO_INDEX)
+    grad = torch.full_like(y, 2.0**125)
+    got = gpu.lp_dist_backward(grad, x, w, y, index, p, True, True)
+    for a, b in zip(got, reference.lp_dist_backward(grad, x, w, y, index, p, True, True), strict=True):
+        assert b.isinf().any() and torch.equal(a, b)
 
 
 def test_a_small_pull_is_not_lost_beside_a_large_one() -> None:
