@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from lib.nets.box import Box
 from lib.nets.layers import DistanceLayer, Normalize
 from lib.nets.sealed import PrunedDist, ValidPixels, check_together, fit
-from lib.ops.sparse import MANY, Shortlists, box_of, narrowed
-from lib.ops.sparse import linf_dist as sparse_dist
-from lib.ops.sparse import linf_dist_bounds as sparse_dist_bounds
+from lib.ops.sparse import Shortlists, linf_dist_bounds_of_pixels, linf_dist_of_pixels
 
 
 class Chain:
@@ -70,15 +68,19 @@ class PrunedChain(Chain):
         """The output of the last layer, and max |v| [B] over all values executed."""
         if not self._fits(p, x):
             return super().sized(x, p)
-        rows = x.flatten(1)
-        return sparse_dist(rows, self._lists(rows, rows))
+        pixels = x.flatten(1)
+        output, size, valid = linf_dist_of_pixels(pixels, self._lists())
+        self.entrance.check_pixels(valid, pixels)
+        return output, size
 
     def bounds(self, box: Box) -> Box:
         """Bounds of the output of the last layer over a box of valid images."""
         if not self._fits(math.inf, *box):
             return super().bounds(box)
         lower, upper = (end.flatten(1) for end in box)
-        return Box(*sparse_dist_bounds(lower, upper, self._lists(lower, upper)))
+        least, greatest, valid = linf_dist_bounds_of_pixels(lower, upper, self._lists())
+        self.entrance.check_pixels(valid, lower, upper)
+        return Box(least, greatest)
 
     def _fits(self, p: float, *ends: Tensor) -> bool:
         self.entrance.check_constants()
@@ -86,11 +88,8 @@ class PrunedChain(Chain):
             layer.check_call(p)
         return bool(self.pruned) and fit(self.pruned, *ends) and not any(map(_altered, (self.normalize, *self.layers)))
 
-    def _lists(self, lower: Tensor, upper: Tensor) -> Shortlists:
-        lists = self.entrance.lists.of_first(len(self.pruned))
-        box, valid = box_of(lower, upper, lists)
-        self.entrance.check_pixels(valid, lower, upper)
-        return narrowed(lists, box) if len(lower) >= MANY else lists
+    def _lists(self) -> Shortlists:
+        return self.entrance.lists.of_first(len(self.pruned))
 
 
 def chain_of(normalize: Normalize, layers: list[DistanceLayer], parts: list[nn.Module]) -> Chain:

@@ -7,7 +7,7 @@ reached what the next one can be at most, the rest of the list cannot count. A m
 its terms, and any part of them that holds the largest will do: the result is exact.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lib.ops.compiled import ready
-
-# From so many samples on, shorter lists repay the look at every term.
-MANY = 256
 
 
 class Shortlists(NamedTuple):
@@ -114,35 +111,6 @@ def of_pixels(lists: Shortlists, mean: Tensor, std: float) -> Shortlists:
     return lists._replace(mean=mean.numpy().copy(), std=np.full_like(lists.std, std))
 
 
-def box_of(lower: Tensor, upper: Tensor, lists: Shortlists) -> tuple[NDArray[np.float32], bool]:
-    """The box [2, I] that holds all of a batch of boxes, as the first layer takes it; and whether all lie in [0, 1]."""
-    k = _kernels()
-    ends = lower.contiguous().numpy(), upper.contiguous().numpy()
-    box, inside = k.box_of(*ends, torch.get_num_threads())
-    return (box - lists.mean) / lists.std, inside
-
-
-def narrowed(lists: Shortlists, box: NDArray[np.float32]) -> Shortlists:
-    """The lists without the terms of the first layer that stay at or below their floor in a box of what it takes.
-
-    The order of the terms stays.
-    """
-    k, units = _kernels(), int(lists.widths[1])
-    steps = int(lists.end[units - 1, k.BELOW])
-    end, most = _new_until(units, lists.end), _new_until(steps, lists.most)
-    place, weight = _new_until(k.STEP * steps, lists.place), _new_until(k.STEP * steps, lists.weight)
-    old = lists.begin[:units], lists.end, lists.place, lists.weight, lists.floor
-    k.narrow(*old, box, end, place, weight, most, torch.get_num_threads())
-    return lists._replace(end=end, place=place, weight=weight, most=most)
-
-
-def _new_until(count: int, a: NDArray[Any]) -> NDArray[Any]:
-    """A copy of an array, but for its first entries, which are left to be written."""
-    new = np.empty_like(a)
-    new[count:] = a[count:]
-    return new
-
-
 def linf_dist(x: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor]:
     """x [B, I] through the layers of the lists -> (outputs of the last, [B, O], and a size, [B]).
 
@@ -150,29 +118,48 @@ def linf_dist(x: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor]:
     largest of max_i |v_i|, v being what the first layer takes, and max_o |y_o| + (max_o |plus_o| + max_o |minus_o|) of
     each layer.
     """
-    k = _kernels()
-    rows = _rows(x, k.LANES)
-    y, sizes = x.new_empty(len(rows), int(lists.widths[-1])), x.new_empty(len(rows))
-    k.forward(rows.numpy(), *lists, y.numpy(), sizes.numpy(), torch.get_num_threads())
-    return y[: len(x)], sizes[: len(x)]
+    y, sizes, _ = _passed(_kernels().forward, x, lists)
+    return y, sizes
+
+
+def linf_dist_of_pixels(x: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor, bool]:
+    """The same, and whether all of x lies in [0, 1]: elsewhere the rest is undefined. Leaves out what cannot count in
+    the box that holds a large batch."""
+    return _passed(_kernels().forward_of_pixels, x, lists)
 
 
 def linf_dist_bounds(lower: Tensor, upper: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor]:
     """Bounds [B, O] of the outputs of the last layer over the box lower <= x <= upper, which every layer hands on."""
-    k = _kernels()
-    low, high = _rows(lower, k.LANES), _rows(upper, k.LANES)
+    least, greatest, _ = _bounded(_kernels().forward_bounds, lower, upper, lists)
+    return least, greatest
+
+
+def linf_dist_bounds_of_pixels(lower: Tensor, upper: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor, bool]:
+    """The same, and whether all boxes lie in [0, 1], as for `linf_dist_of_pixels`."""
+    return _bounded(_kernels().forward_bounds_of_pixels, lower, upper, lists)
+
+
+def _passed(forward: Callable[..., Any], x: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor, Any]:
+    rows = _rows(x)
+    y, sizes = x.new_empty(len(rows), int(lists.widths[-1])), x.new_empty(len(rows))
+    returned = forward(rows.numpy(), *lists, y.numpy(), sizes.numpy(), torch.get_num_threads())
+    return y[: len(x)], sizes[: len(x)], returned
+
+
+def _bounded(
+    forward: Callable[..., Any], lower: Tensor, upper: Tensor, lists: Shortlists
+) -> tuple[Tensor, Tensor, Any]:
+    low, high = _rows(lower), _rows(upper)
     least, greatest = (lower.new_empty(len(low), int(lists.widths[-1])) for _ in range(2))
-    k.forward_bounds(low.numpy(), high.numpy(), *lists, least.numpy(), greatest.numpy(), torch.get_num_threads())
-    return least[: len(lower)], greatest[: len(lower)]
+    arrays = low.numpy(), high.numpy(), *lists, least.numpy(), greatest.numpy()
+    returned = forward(*arrays, torch.get_num_threads())
+    return least[: len(lower)], greatest[: len(lower)], returned
 
 
-def _rows(x: Tensor, lanes: int) -> Tensor:
+def _rows(x: Tensor) -> Tensor:
     """x [B, I] row by row in memory, its last row repeated up to the lanes of a tile."""
-    return (
-        x.contiguous()
-        if len(x) >= lanes
-        else x[torch.arange(lanes, device=x.device).clamp(max=len(x) - 1)].contiguous()
-    )
+    lanes = _kernels().LANES
+    return (x if len(x) >= lanes else x[torch.arange(lanes).clamp(max=len(x) - 1)]).contiguous()
 
 
 def _kernels() -> ModuleType:

@@ -24,6 +24,8 @@ PARTS = "635d7ea9fc7d11c4"
 LANES = 3 * WIDTH
 # Terms between two looks at whether any later one can count.
 STEP = 8
+# From so many samples on, shorter lists repay the look at every term.
+MANY = 256
 # The two lists of a unit.
 ABOVE, BELOW = 0, 1
 
@@ -265,3 +267,70 @@ def forward_bounds(
                 first += widths[n]
             store_tile(low, least, b)
             store_tile(high, greatest, b)
+
+
+# -- pixels -----------------------------------------------------------------------------------------------------------
+
+
+@kernel()
+def new_until(count: int, a: Any) -> Any:
+    """A copy of an array, but for its first entries, which are left to be written."""
+    new = np.empty_like(a)
+    new[count:] = a[count:]
+    return new
+
+
+@kernel()
+def within_box(
+    lower: Array, upper: Array, mean: Array, std: Array, widths: Counts, begin: Counts, end: Counts, place: Indices,
+    weight: Array, most: Array, floor: Array, shares: int,
+) -> tuple[bool, Counts, Indices, Array, Array]:  # fmt: skip
+    """Whether all boxes lie in [0, 1]; end, place, weight and most without what cannot count in the box of many.
+
+    Those of the first layer alone: the values of others vary more, and the look costs as much as it saves.
+    """
+    box, inside = box_of(lower, upper, shares)
+    if len(lower) < MANY:
+        return inside, end, place, weight, most
+    for side in range(2):
+        box[side] = (box[side] - mean) / std
+    units = widths[1]
+    steps = end[units - 1, BELOW]
+    new_end, new_most = new_until(units, end), new_until(steps, most)
+    new_place, new_weight = new_until(STEP * steps, place), new_until(STEP * steps, weight)
+    narrow(begin[:units], end, place, weight, floor, box, new_end, new_place, new_weight, new_most, shares)
+    return inside, new_end, new_place, new_weight, new_most
+
+
+@kernel()
+def forward_of_pixels(
+    x: Array, mean: Array, std: Array, widths: Counts, begin: Counts, end: Counts, place: Indices, weight: Array,
+    most: Array, floor: Array, plus: Array, minus: Array, y: Array, sizes: Array, shares: int,
+) -> bool:  # fmt: skip
+    """`forward` where all pixels lie in [0, 1], by what can count in their box; whether they do.
+
+    In one call, since between two of them Python finds nothing in the cache any more.
+    """
+    inside, end, place, weight, most = within_box(
+        x, x, mean, std, widths, begin, end, place, weight, most, floor, shares
+    )  # fmt: skip
+    if inside:
+        forward(x, mean, std, widths, begin, end, place, weight, most, floor, plus, minus, y, sizes, shares)
+    return inside
+
+
+@kernel()
+def forward_bounds_of_pixels(
+    lower: Array, upper: Array, mean: Array, std: Array, widths: Counts, begin: Counts, end: Counts, place: Indices,
+    weight: Array, most: Array, floor: Array, plus: Array, minus: Array, least: Array, greatest: Array, shares: int,
+) -> bool:  # fmt: skip
+    """The same for boxes."""
+    inside, end, place, weight, most = within_box(
+        lower, upper, mean, std, widths, begin, end, place, weight, most, floor, shares
+    )  # fmt: skip
+    if inside:
+        forward_bounds(
+            lower, upper, mean, std, widths, begin, end, place, weight, most, floor, plus, minus, least, greatest,
+            shares,
+        )  # fmt: skip
+    return inside

@@ -152,7 +152,9 @@ def reaches(lists: sparse.Shortlists, steps: slice, row: int, lower: Tensor, upp
 
 
 def narrowed(lists: sparse.Shortlists, lower: Tensor, upper: Tensor) -> sparse.Shortlists:
-    return sparse.narrowed(lists, sparse.box_of(lower, upper, lists)[0])
+    arrays = lower.numpy(), upper.numpy(), *lists[:-2]  # all but plus and minus
+    _, end, place, weight, most = sparse_kernels.within_box(*arrays, torch.get_num_threads())
+    return lists._replace(end=end, place=place, weight=weight, most=most)
 
 
 def test_narrowed_lists_hold_what_can_count_for_any_sample_in_the_same_order() -> None:
@@ -203,36 +205,45 @@ def test_the_first_of_several_layers_is_narrowed_and_the_others_stay() -> None:
     assert shorter[:30].any() and not shorter[30:].any()
     y, _ = sparse.linf_dist(x, narrow)
     assert torch.equal(y, passed((x - 0.4) / 0.3, layers)[-1])
-    assert torch.equal(sparse.linf_dist(x, narrowed(narrow, x[:3], x[:3]))[0][:3], y[:3])
+    assert torch.equal(sparse.linf_dist(x, narrowed(narrow, x, x))[0], y)
+    y_of_pixels, size, valid = sparse.linf_dist_of_pixels(x, lists)
+    assert valid and torch.equal(y_of_pixels, y) and torch.equal(size, sparse.linf_dist(x, lists)[1])
+    *bounds, valid = sparse.linf_dist_bounds_of_pixels(x / 2, x, lists)
+    assert valid and all(map(torch.equal, bounds, sparse.linf_dist_bounds(x / 2, x, lists)))
 
 
 def test_lists_whose_terms_all_stay_below_the_floor_become_empty() -> None:
     _, w, lists = random_case(1, 40, 9)
-    high = lists._replace(floor=np.full(9, 3.5, np.float32))
-    narrow = sparse.narrowed(high, np.zeros((2, 40), np.float32))
+    middle = torch.zeros(600, 40)
+    narrow = narrowed(lists._replace(floor=np.full(9, 3.5, np.float32)), middle, middle)
     away = np.abs(w.numpy()).max(1) > 3.5
     assert np.array_equal((narrow.end > narrow.begin).any(1), away) and not away.all()
 
 
-def test_the_box_of_a_batch_is_that_of_what_the_first_layer_takes() -> None:
-    x, _, lists = stack_case(300, 20, 4)
+def test_few_samples_keep_whole_lists() -> None:
+    lower, upper, _, lists = narrow_case()
+    few = narrowed(lists, lower[:100], upper[:100])
+    assert all(map(np.array_equal, few, lists))
+
+
+def test_the_box_of_a_batch_does_not_depend_on_the_number_of_shares() -> None:
+    x, _, _ = stack_case(300, 20, 4)
     lower, upper = (x - 0.1).clamp(min=0), (x + 0.1).clamp(max=1)
-    box, valid = sparse.box_of(lower, upper, lists)
-    assert valid and torch.equal(torch.from_numpy(box[0]), (lower.amin(0) - 0.4) / 0.3)
-    assert torch.equal(torch.from_numpy(box[1]), (upper.amax(0) - 0.4) / 0.3)
-    # more shares than there are samples
-    few, _ = sparse_kernels.box_of(lower[:30].numpy(), upper[:30].numpy(), 50)
-    assert np.array_equal(few, torch.stack([lower[:30].amin(0), upper[:30].amax(0)]).numpy())
+    for samples, shares in ((300, 2), (300, 7), (30, 50)):  # at last more shares than there are samples
+        box, valid = sparse_kernels.box_of(lower[:samples].numpy(), upper[:samples].numpy(), shares)
+        assert valid and np.array_equal(box, torch.stack([lower[:samples].amin(0), upper[:samples].amax(0)]).numpy())
 
 
 @pytest.mark.parametrize("value", [-1e-6, 1 + 1e-6, math.nan, math.inf])
 @pytest.mark.parametrize("place", [(0, 0), (299, 19), (150, 7)])
 def test_a_batch_with_an_invalid_pixel_is_told(place: tuple[int, int], value: float) -> None:
     x, _, lists = stack_case(300, 20, 4)
-    for ends in ([x, x.clone()], [x.clone(), x]):
-        assert sparse.box_of(*ends, lists)[1]
-        ends[0][place], ends[1][place] = (value, 1.0) if value < 0 else (0.0, value)
-        assert not sparse.box_of(*ends, lists)[1]
+    assert sparse.linf_dist_of_pixels(x, lists)[2] and sparse.linf_dist_bounds_of_pixels(x, x, lists)[2]
+    lower, upper = x.clone(), x.clone()
+    lower[place], upper[place] = (value, 1.0) if value < 0 else (0.0, value)
+    assert not sparse.linf_dist_bounds_of_pixels(lower, upper, lists)[2]
+    x[place] = value
+    assert not sparse.linf_dist_of_pixels(x, lists)[2]
 
 
 @pytest.mark.parametrize("late", [0, 17, 40, 70])
