@@ -56,22 +56,16 @@ class Chain:
 class PrunedChain(Chain):
     """A pruned net run as one: what its layers hand on for a few images never leaves the cache."""
 
-    def __init__(self, normalize: ValidPixels, layers: list[PrunedDist]) -> None:
-        super().__init__(normalize, layers)
-        self.entrance, self.pruned = normalize, layers
+    normalize: ValidPixels
+    layers: Sequence[PrunedDist]
 
     def last(self, x: Tensor, p: float = math.inf) -> Tensor:
         """The output of the last layer; raises what its layers raise."""
-        return self.sized(x, p)[0] if self._fits(p, x) else super().last(x, p)
+        return self._whole(x)[0] if self._fits(p, x) else super().last(x, p)
 
     def sized(self, x: Tensor, p: float = math.inf) -> tuple[Tensor, Tensor]:
         """The output of the last layer, and max |v| [B] over all values executed."""
-        if not self._fits(p, x):
-            return super().sized(x, p)
-        pixels = x.flatten(1)
-        output, size, valid = linf_dist_of_pixels(pixels, self._lists())
-        self.entrance.check_pixels(valid, pixels)
-        return output, size
+        return self._whole(x) if self._fits(p, x) else super().sized(x, p)
 
     def bounds(self, box: Box) -> Box:
         """Bounds of the output of the last layer over a box of valid images."""
@@ -79,17 +73,23 @@ class PrunedChain(Chain):
             return super().bounds(box)
         lower, upper = (end.flatten(1) for end in box)
         least, greatest, valid = linf_dist_bounds_of_pixels(lower, upper, self._lists())
-        self.entrance.check_pixels(valid, lower, upper)
+        self.normalize.check_pixels(valid, lower, upper)
         return Box(least, greatest)
 
+    def _whole(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = x.flatten(1)
+        output, size, valid = linf_dist_of_pixels(pixels, self._lists())
+        self.normalize.check_pixels(valid, pixels)
+        return output, size
+
     def _fits(self, p: float, *ends: Tensor) -> bool:
-        self.entrance.check_constants()
-        for layer in self.pruned:
+        self.normalize.check_constants()
+        for layer in self.layers:
             layer.check_call(p)
-        return bool(self.pruned) and fit(self.pruned, *ends) and not any(map(_altered, (self.normalize, *self.layers)))
+        return bool(self.layers) and fit(self.layers, *ends) and not any(map(_altered, (self.normalize, *self.layers)))
 
     def _lists(self) -> Shortlists:
-        return self.entrance.lists.of_first(len(self.pruned))
+        return self.normalize.lists.of_first(len(self.layers))
 
 
 def chain_of(normalize: Normalize, layers: list[DistanceLayer], parts: list[nn.Module]) -> Chain:

@@ -6,7 +6,7 @@ of what they come through: valid pixels, and then the very layers that the net w
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -134,7 +134,7 @@ class PrunedDist(Sealed, LInfDist):
         )
 
 
-def fit(layers: list[PrunedDist], *ends: Tensor) -> bool:
+def fit(layers: Sequence[PrunedDist], *ends: Tensor) -> bool:
     """Whether lists can take these batches: float32 on the CPU, not differentiated, of as many features."""
     tensors = [*ends, *(layer.weight for layer in layers)]
     plain = all(each.device.type == "cpu" and each.dtype is torch.float32 for each in tensors)

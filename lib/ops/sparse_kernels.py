@@ -219,7 +219,8 @@ def forward(
 ) -> None:  # fmt: skip
     """x [B, I] through layers of widths[n] inputs and widths[n + 1] units, which stand one after another in the lists.
 
-    y [B, O] = (distance + plus) - minus of the last; sizes [B], the largest size of x and of all values on the way.
+    The first takes (x - mean) / std. y [B, O] = (distance + plus) - minus of the last; sizes [B], the largest size of
+    what the first takes and of all values on the way.
     """
     samples, widest = len(x), widths.max()
     for share in prange(shares):
