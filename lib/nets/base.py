@@ -14,7 +14,7 @@ from lib.nets.chain import Chain, chain_of
 from lib.nets.head import MLPHead
 from lib.nets.layers import DistanceLayer, LInfDist, Normalize
 
-FLUSHED = 2.0**-123  # more than an operation can move two logits apart by flushing denormals, in float32
+FLUSHED = 2.0**-123  # more than an operation moves two logits apart by flushing float32 denormals
 
 
 class Execution(NamedTuple):
@@ -127,6 +127,14 @@ class DistanceNet(nn.Module, ABC):
         """
         return 2 + sum(layer.roundings for layer in self.stack())
 
+    def flushed(self) -> float:
+        """What two logits move apart, at most, where all operations flush denormals to zero that otherwise are kept.
+
+        The normalisation enlarges by 1 / std what it has lost. A value that is lost can also turn a later rounding,
+        which is not in here: intervals hold where their pass and the execution treat denormals alike.
+        """
+        return self.roundings() * FLUSHED * max(1.0, 1 / self.std)
+
     def stack(self) -> list[DistanceLayer]:
         """All distance layers from the pixels up, the top too where it is one."""
         return self._feature_layers()
@@ -187,7 +195,7 @@ class PlainNet(DistanceNet):
         which no bound holds."""
         logits = self.logit_bounds(features)
         bounded = (logits.lower.isfinite() & logits.upper.isfinite()).all(1)
-        return torch.where(bounded, smallest_lead(logits, y) - self.roundings() * FLUSHED, -math.inf)
+        return torch.where(bounded, smallest_lead(logits, y) - self.flushed(), -math.inf)
 
 
 class CompositeNet(DistanceNet):
@@ -210,8 +218,9 @@ class CompositeNet(DistanceNet):
         return self.head.bounds(features)
 
     def lead(self, features: Box, y: Tensor) -> Tensor:
-        """In float64, by Eq. 21."""
-        return self.head.lead(features, y)
+        """In float64, by Eq. 21, over a box widened by what features lose where some threads flush denormals."""
+        lower, upper = (end.double() for end in features)
+        return self.head.lead(Box(lower - self.flushed(), upper + self.flushed()), y)
 
 
 def smallest_lead(logits: Box, y: Tensor) -> Tensor:

@@ -58,13 +58,16 @@ class Linear(nn.Module):
         """gamma_n (|W| |v| + |b|), [B, d_out] in float64: how far an executed z can be from the real one.
 
         gamma_n = n u / (1 - n u) holds for any order of summation, fused or not (n = d_in products, one bias, one
-        spare). The factor 1.0001 covers the float64 arithmetic of the bounds themselves, n 2^-125 underflow, flushed
-        to zero or not. Infinite where |W| |v| + |b| exceeds `LARGEST` or has no bound.
+        spare). The factor 1.0001 covers the float64 arithmetic of the bounds themselves, (n + sum |W| + sum |v|) 2^-124
+        underflow, of results and of inputs, flushed to zero or not. Infinite where |W| |v| + |b| exceeds `LARGEST` or
+        has no bound.
         """
         n = self.weight.shape[1] + 2
         gamma = n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF)
-        size = F.linear(box.magnitude.double(), self.scaled_weight.double().abs(), self.bias.double().abs())
-        return torch.where(size <= LARGEST, 1.0001 * gamma * size + n * 2.0**-125, math.inf)
+        inputs, weight = box.magnitude.double(), self.scaled_weight.double().abs()
+        size = F.linear(inputs, weight, self.bias.double().abs())
+        underflow = (n + weight.sum(1) + inputs.sum(1, keepdim=True)) * 2.0**-124
+        return torch.where(size <= LARGEST, 1.0001 * gamma * size + underflow, math.inf)
 
 
 class Tanh(nn.Module):

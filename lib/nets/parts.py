@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import get_args
 
 from torch import Tensor, nn
+from torch.nn.modules import module as of_all_modules
 
 from lib.nets.base import DistanceNet
 from lib.nets.head import Linear, MLPHead, Tanh
@@ -28,9 +29,11 @@ def check_parts(net: DistanceNet, purpose: str) -> None:
     Raises:
         TypeError: a module that is not one of this library's, subclasses included, or with a replaced method; a part
             that is no module of the net, as in a plain list.
-        ValueError: a module with a forward hook; coefficients of a SortNet layer that are negative or of a sum above 1;
+        ValueError: a forward hook, on a module or on all; coefficients of a SortNet layer that are negative or of a sum above 1;
             a part of a pruned net that was changed, or is among others than it was pruned with.
     """
+    if of_all_modules._global_forward_hooks or of_all_modules._global_forward_pre_hooks:
+        raise ValueError(f"torch must have no global forward hooks where a net is to be {purpose}, got some")
     for name, module in net.named_modules():
         place = f"{type(module).__name__} {name}".strip()
         if type(module) not in _PROVED:

@@ -20,7 +20,7 @@ from lib.robustness.inputs import CHUNK, check_batch, evaluation_mode, pixel_box
 Method = Literal["margin", "interval"]
 
 LARGEST = 2.0**100  # values up to it stay far from overflow, the largest distances of a SortNet neuron too
-SMALLEST = 2.0**-100  # its roundings are more than any value loses to underflow, denormals flushed to zero or not
+SMALLEST = 2.0**-100  # its roundings are more than a value of its scale loses to underflow, denormals kept or flushed
 SECOND_ORDER = 1 + 2.0**-10  # roundings of what was rounded, for nets of up to thousands of them
 BISECTIONS = 24  # halvings of [0, 1]: a radius to within 2^-24
 FULL = ("highest", "ieee", "none")  # how torch calls float32 products in float32; "none": nothing was set
@@ -44,13 +44,14 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
 
     "margin" (Fact 3.6): every logit of a distance net moves at most as far as its input, so f_y - max_i f_i >
         2 eps / sigma settles it; with a head, the head's intervals on the box f(x) +- eps / sigma (Section 6). Rounding
-        is paid for with 2^-22 n (max|v| + eps / sigma), v over all executed values and 2^-100, a thousandth more for
-        higher orders, n the roundings on the way to a logit (`DistanceNet.roundings`): 2 (L + 1) behind L layers of
-        l_inf-dist neurons that have a bias or a mean shift each, as they are built.
+        is paid for with 2^-22 n (max|v| + eps / sigma), v over all executed values, 2^-100 and 2^-100 / sigma, a
+        thousandth more for higher orders, n the roundings on the way to a logit (`DistanceNet.roundings`): 2 (L + 1)
+        behind L layers of l_inf-dist neurons that have a bias or a mean shift each, as they are built.
         Nothing is proved where a value could exceed 2^100 within the ball, or a sum of the head 2^126.
     "interval" (Appendix B): the box of valid images within eps, pushed through every layer at p = inf; certified
         where the lower bound of logit y exceeds every other upper bound, by Eq. 21 where the last layer is linear.
-        An image that its margin certifies is certified by it: no box is made for it.
+        An image that its margin certifies is certified by it: no box is made for it. Where denormals are kept in one
+        place and flushed to zero in another, what they take is paid for once, by `DistanceNet.flushed`.
 
     Args:
         net: any net of this library; evaluation mode, p = inf and full float32 precision are enforced here.
@@ -132,9 +133,7 @@ def _product_precision(device: str) -> str:
 
 def _certify_by_margin(net: Net, x: Tensor, y: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Whether each image is right, its margin proves it right within eps, and its margin radius."""
-    run = _execute(net, x)
-    correct = run.logits.argmax(1) == y
-    radius = torch.where(correct, _margin_radius(net, run, y), 0.0)
+    run, correct, radius = _by_margin(net, x, y)
     certified = radius > eps
     if isinstance(net, CompositeNet):
         # A radius that was searched for may end just short of one at which the proof holds.
@@ -143,9 +142,7 @@ def _certify_by_margin(net: Net, x: Tensor, y: Tensor, eps: float) -> tuple[Tens
 
 
 def _radius(net: Net, x: Tensor, y: Tensor, by_intervals: bool) -> Tensor:
-    run = _execute(net, x)
-    correct = run.logits.argmax(1) == y
-    reach = torch.where(correct, _margin_radius(net, run, y), 0.0)
+    _, correct, reach = _by_margin(net, x, y)
     if by_intervals:
         images, labels = x[correct], y[correct]
         found = _bisect(lambda radius: _proves_by_interval(net, images, labels, radius), images)
@@ -153,9 +150,13 @@ def _radius(net: Net, x: Tensor, y: Tensor, by_intervals: bool) -> Tensor:
     return reach
 
 
-def _execute(net: Net, x: Tensor) -> Execution:
+def _by_margin(net: Net, x: Tensor, y: Tensor) -> tuple[Execution, Tensor, Tensor]:
+    """One pass, whether each image is right, and its margin radius, 0 where it is wrong."""
     run = net.executed(x)
-    return run._replace(size=run.size.double().clamp(min=SMALLEST))
+    # what underflow takes from a pixel is enlarged by 1 / std
+    run = run._replace(size=run.size.double().clamp(min=SMALLEST * max(1.0, 1 / net.std)))
+    correct = run.logits.argmax(1) == y
+    return run, correct, torch.where(correct, _margin_radius(net, run, y), 0.0)
 
 
 def _rate(net: DistanceNet) -> float:

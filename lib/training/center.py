@@ -3,7 +3,6 @@
 import torch
 
 from lib.nets.base import DistanceNet
-from lib.nets.layers import MeanShift
 from lib.training.data import Images, batch, centre
 
 CHUNK = 1000  # images at a time
@@ -17,7 +16,7 @@ def center_(net: DistanceNet, images: Images) -> None:
     means averaging over the images seen so far. Of images larger than the net's it takes the middle. The net comes back
     in evaluation mode; no draw is made.
     """
-    shifts = [module for module in net.eval().modules() if isinstance(module, MeanShift)]
+    shifts = [layer.shift for layer in net.eval().stack() if layer.shift is not None]
     momenta = [shift.momentum for shift in shifts]
     try:
         for number, indices in enumerate(torch.arange(len(images), device=images.labels.device).split(CHUNK)):
