@@ -27,7 +27,7 @@ TARGET = 90  # compute capability 9.0: H100, H200
 # Those whose instructions are counted, and those that are compiled because their powers are computed in other ways.
 EXPONENTS, OTHER_EXPONENTS = (2.0, 8.0, 37.3, 1000.5), (1.0, 1.5, 3.0)
 _POINTERS = {"span": "*i32", "index": "*i32", "unit_x": "*fp64", "unit_w": "*fp64", "sums_x": "*i64", "sums_w": "*i64"}
-_NUMBERS = {"B": "i32", "O": "i32", "I": "i32", "pairs": "i32", "p": "fp32"}
+_NUMBERS = {"B": "i32", "O": "i32", "I": "i32", "slices": "i32", "pairs": "i32", "p": "fp32"}
 _SOURCES = ("gpu.py", "gpu_kernels.py", "powers.py")
 _TOOLS = {"nvdisasm": "-c", "cuobjdump": "--dump-resource-usage"}
 # By the unit that serves them: 128 lanes a clock, 64, and addresses and data of memory.
@@ -59,7 +59,7 @@ class Kernel(NamedTuple):
 def kernels() -> Iterator[Kernel]:
     """Every kernel of `lib.ops.gpu_kernels`; those of p = inf gradients have no loop and no triples."""
     whole = {"ROWS": gpu.TILE, "COLS": gpu.TILE}
-    tile, rows = gpu.TILE**2 // (32 * gpu.WARPS), gpu.ROWS * gpu.COLS // (32 * gpu.COLUMN_WARPS)
+    tile, rows = gpu.TILE**2 // (32 * gpu.WARPS), gpu.ROWS * gpu.COLS // (32 * gpu.BACKWARD_WARPS)
     for with_span in (False, True):
         what = f"{FORWARD}, for gradients" if with_span else FORWARD
         yield Kernel(what, float("inf"), "peaks", tile, gpu.WARPS, {"WITH_SPAN": with_span, "SPAN": gpu.SPAN, **whole})
@@ -82,7 +82,7 @@ def kernels() -> Iterator[Kernel]:
 
 def _gradient_sums(p: float, triples: int, **changed: int) -> Kernel:
     constants = {"NEED_X": True, "NEED_W": True, "CHUNK": gpu.CHUNK, "ROWS": gpu.ROWS, "COLS": gpu.COLS, **changed}
-    return Kernel(BACKWARD, p, "gradient_sums", triples, gpu.COLUMN_WARPS, {**gpu.exponent_of(p, p - 2), **constants})
+    return Kernel(BACKWARD, p, "gradient_sums", triples, gpu.BACKWARD_WARPS, {**gpu.exponent_of(p, p - 2), **constants})
 
 
 def compiled(kernel: Kernel) -> bytes:

@@ -29,8 +29,8 @@ def check_parts(net: DistanceNet, purpose: str) -> None:
     Raises:
         TypeError: a module that is not one of this library's, subclasses included, or with a replaced method; a part
             that is no module of the net, as in a plain list.
-        ValueError: a forward hook, on a module or on all; coefficients of a SortNet layer that are negative or of a sum above 1;
-            a part of a pruned net that was changed, or is among others than it was pruned with.
+        ValueError: a forward hook, on a module or on all; coefficients of a SortNet layer that are negative or of a sum
+            above 1; a part of a pruned net that was changed, or is among others than it was pruned with.
     """
     if of_all_modules._global_forward_hooks or of_all_modules._global_forward_pre_hooks:
         raise ValueError(f"torch must have no global forward hooks where a net is to be {purpose}, got some")

@@ -24,11 +24,14 @@ LEAST_TILE, TILE, WARPS = 16, 64, 4
 # Terms that are added one by one, off by at most 5 2^-24 of their sum, before it joins the compensated total.
 CHUNK = 16
 # A program of the backward at finite p is one warp, with so many outputs and from LEAST_COLS to COLS inputs: of COLS a
-# thread holds all rows of four. The sums over tiles of outputs take at most so many entries.
-ROWS, LEAST_COLS, COLS, COLUMN_WARPS = 16, 32, 128, 1
-# With so many samples in turn, and parts of 256 MiB, a launch has 1,024 programs: an H200 has room for about as many.
+# thread holds all rows of four.
+ROWS, LEAST_COLS, COLS, BACKWARD_WARPS = 16, 32, 128, 1
+# With so many samples in turn, and so many sums over tiles of outputs (256 MiB), a launch has 1,024 programs: an H200
+# has room for about as many.
 SAMPLES, _LARGEST_PARTS = 512, 2**26
 LEAST_PROGRAMS = 528  # one for each scheduler of an H200
+# A forward of fewer tiles takes its inputs in slices, of so many or more: one program for each tile and slice.
+LEAST_SLICE = 64
 _LARGEST_DENSE_P = 16  # of those that are no powers of two: up to it there is no fit, and six products do
 _LARGEST_NATURAL_P = 1024  # beyond it, squaring costs more than a fit
 _LARGEST_FLOAT = torch.finfo(torch.float32).max
@@ -52,18 +55,16 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
         RuntimeError: Triton finds no C compiler.
     """
     if math.isinf(p):
-        return _crop(_peaks(_columns(x), _columns(w), with_span=False)[0], x, w)
+        return _crop(_whole(_peaks(*_slices(x, w), with_span=False)[0]), x, w)
     lift = _lift(x, w)
-    x_t, w_t = _columns(x * lift), _columns(w * lift)
-    peak, _ = _peaks(x_t, w_t, with_span=False)
-    total = torch.empty_like(peak)
-    _launch(
-        "power_sums", total, x_t, w_t, _reciprocal(peak), total, *peak.shape, x.shape[1], **exponent_of(p, p),
-        CHUNK=CHUNK,
-    )  # fmt: skip
+    x_t, w_t = _slices(x * lift, w * lift)
+    peaks, _ = _peaks(x_t, w_t, with_span=False)
+    peak, total = _whole(peaks), torch.empty_like(peaks)
+    scale = _reciprocal(peak).expand_as(peaks).contiguous()
+    _launch("power_sums", total, x_t, w_t, scale, total, **exponent_of(p, p), CHUNK=CHUNK)
     # The root in float64: the backward raises y to the power p, and its error with it. Beside an infinite distance
     # the sum is NaN, and counts as 1.
-    y = total.nan_to_num_(1).clamp_(min=1).double().pow_(1 / p).mul_(peak).div_(lift)
+    y = total.sum(0, dtype=torch.float64).nan_to_num_(1).clamp_(min=1).pow_(1 / p).mul_(peak).div_(lift)
     return _crop(y.float(), x, w)
 
 
@@ -74,7 +75,11 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         ModuleNotFoundError: Triton is not installed.
         RuntimeError: Triton finds no C compiler.
     """
-    y, index = (_crop(a, x, w) for a in _peaks(_columns(x), _columns(w), with_span=True))
+    x_t, w_t = _slices(x, w)
+    peaks, spans = _peaks(x_t, w_t, with_span=True)
+    largest = peaks.max(0, keepdim=True)  # of equal ones the first
+    start = spans.gather(0, largest.indices) + largest.indices.int() * len(x_t)
+    y, index = (_crop(a[0], x, w) for a in (largest.values, start))
     _launch_pairs("first_in_span", y, x, w, y, index, y.numel(), *w.shape, SPAN=SPAN)
     return y, index
 
@@ -117,18 +122,23 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
         ModuleNotFoundError: Triton is not installed.
         RuntimeError: Triton finds no C compiler.
     """
-    l_t, u_t, w_t = _columns(lower), _columns(upper), _columns(w)
-    least = lower.new_zeros(l_t.shape[1], w_t.shape[1])
+    l_t, u_t, w_t = _slices(lower, upper, w)
+    least = lower.new_zeros(l_t.shape[1], l_t.shape[2], w_t.shape[2])
     greatest = torch.zeros_like(least)
-    _launch("box_peaks", least, l_t, u_t, w_t, least, greatest, *least.shape, w.shape[1])
-    return _crop(least, lower, w), _crop(greatest, lower, w)
+    _launch("box_peaks", least, l_t, u_t, w_t, least, greatest)
+    return _crop(_whole(least), lower, w), _crop(_whole(greatest), lower, w)
 
 
 def _peaks(x_t: Tensor, w_t: Tensor, *, with_span: bool) -> tuple[Tensor, Tensor]:
-    y = x_t.new_zeros(x_t.shape[1], w_t.shape[1])
+    """Of each slice of the inputs the largest distance, and where in it the span starts that has it, [S, B, O] each."""
+    y = x_t.new_zeros(x_t.shape[1], x_t.shape[2], w_t.shape[2])
     span = torch.empty_like(y, dtype=torch.int32) if with_span else y.new_empty(0, dtype=torch.int32)
-    _launch("peaks", y, x_t, w_t, y, span, *y.shape, len(x_t), WITH_SPAN=with_span, SPAN=SPAN)
+    _launch("peaks", y, x_t, w_t, y, span, WITH_SPAN=with_span, SPAN=SPAN)
     return y, span
+
+
+def _whole(peaks: Tensor) -> Tensor:
+    return peaks.amax(0) if len(peaks) > 1 else peaks[0]
 
 
 def _scattered(pull: Tensor, index: Tensor, x: Tensor, w: Tensor, need_x: bool, need_w: bool) -> tuple[Tensor, Tensor]:
@@ -197,7 +207,7 @@ def _add_gradients(
     with torch.cuda.device_of(x):
         _kernels().gradient_sums[(w.numel() // (ROWS * width),)](
             x, w, grad, scale, parts_x, grad_w, len(x), *w.shape, **exponent_of(p, p - 2), NEED_X=need_x, NEED_W=need_w,
-            CHUNK=CHUNK, ROWS=ROWS, COLS=width, num_warps=COLUMN_WARPS, enable_fp_fusion=True,
+            CHUNK=CHUNK, ROWS=ROWS, COLS=width, num_warps=BACKWARD_WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     return parts_x
 
@@ -265,9 +275,15 @@ def _reciprocal(y: Tensor) -> Tensor:
     return y.reciprocal().clamp_(max=_LARGEST_FLOAT)  # 1 / 0 is inf, and 0 inf would be NaN
 
 
-def _columns(a: Tensor) -> Tensor:
-    """The transpose, its rows padded with zeros to whole tiles: one feature of all samples is one contiguous vector."""
-    return _padded(a.T, 1, tile_of(len(a)))
+def _slices(*matrices: Tensor) -> list[Tensor]:
+    """Each [rows, I] as [I / S, S, rows], S slices of its features: as many as make programs enough with the tiles.
+
+    One feature of all rows is one contiguous vector, of whole tiles. Zeros fill up, which change no distance.
+    """
+    tiles = math.prod(-(-len(a) // tile_of(len(a))) for a in (matrices[0], matrices[-1]))
+    slices = max(1, min(LEAST_PROGRAMS // max(1, tiles), matrices[0].shape[1] // LEAST_SLICE))
+    padded = (_padded(a, tile_of(len(a)), slices) for a in matrices)
+    return [a.unflatten(1, (slices, -1)).permute(2, 1, 0).contiguous() for a in padded]
 
 
 def _padded(a: Tensor, rows: int, cols: int) -> Tensor:
@@ -280,13 +296,15 @@ def _crop(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
     return y[: len(x), : len(w)].contiguous()
 
 
-def _launch(kernel: str, out: Tensor, *arguments: Tensor | int, **constants: Any) -> None:
-    """One program per tile of out, on the device of out."""
-    rows, cols = map(tile_of, out.shape)
+def _launch(kernel: str, out: Tensor, x_t: Tensor, *arguments: Tensor, **constants: Any) -> None:
+    """One program for each tile and slice of out [S, B, O], on its device; x_t [I / S, S, B] is the first argument."""
+    slices, samples, outputs = out.shape
+    rows, cols = tile_of(samples), tile_of(outputs)
     with torch.cuda.device_of(out):
         getattr(_kernels(), kernel)[(out.numel() // (rows * cols),)](
-            *arguments, **constants, ROWS=rows, COLS=cols, num_warps=WARPS, enable_fp_fusion=True
-        )
+            x_t, *arguments, slices * samples, outputs, len(x_t), slices, **constants, ROWS=rows, COLS=cols,
+            num_warps=WARPS, enable_fp_fusion=True,
+        )  # fmt: skip
 
 
 def _launch_pairs(kernel: str, pairs: Tensor, *arguments: Tensor | int, **constants: Any) -> None:

@@ -93,11 +93,16 @@ def _signed_power(r, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr):
 
 
 @triton.jit
-def _tile(rows, cols, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Row and column indices of this program's tile and its offsets; neighbouring programs share their columns."""
-    row = tl.program_id(0) % (rows // ROWS) * ROWS + tl.arange(0, ROWS)
-    col = tl.program_id(0) // (rows // ROWS) * COLS + tl.arange(0, COLS)
-    return row, col, row.to(tl.int64)[:, None] * cols + col[None, :]
+def _tile(rows, cols, slices, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Row and column indices of this program's tile and its offsets; neighbouring programs share their columns.
+
+    The rows are those of all slices, each of which has so many columns; a tile has both from the same slice.
+    """
+    tiles = rows // ROWS
+    tile = tl.program_id(0) % tiles
+    row = tile * ROWS + tl.arange(0, ROWS)
+    col = tl.program_id(0) // tiles * COLS + tl.arange(0, COLS)
+    return row, tile // (tiles // slices) * cols + col, row.to(tl.int64)[:, None] * cols + col[None, :]
 
 
 @triton.jit
@@ -109,13 +114,14 @@ def _pairs(pairs, PAIRS: tl.constexpr):
 
 @triton.jit
 def peaks(
-    x_t, w_t, y, span, B, O, I, WITH_SPAN: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
-):
-    """y[b, o] = max_i |x_t[i, b] - w_t[i, o]|; on request, where the SPAN inputs start that first attain it.
+    x_t, w_t, y, span, B, O, I, slices, WITH_SPAN: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+):  # fmt: skip
+    """y[s, b, o] = max_i |x_t[i, s, b] - w_t[i, s, o]|; on request, where the SPAN inputs start that first attain it.
 
     y comes as zeros.
     """
-    b, o, place = _tile(B, O, ROWS, COLS)
+    b, o, place = _tile(B, O, slices, ROWS, COLS)
     # Loaded rather than made here: the tile then takes the layout of memory, four columns to a thread.
     best = tl.load(y + place)
     last = tl.zeros([ROWS, COLS], tl.int32)
@@ -125,7 +131,7 @@ def peaks(
             distance = tl.abs(tl.load(x_t + b)[:, None] - tl.load(w_t + o)[None, :])
             best = tl.maximum(best, distance, propagate_nan=NAN)
             x_t += B
-            w_t += O
+            w_t += O * slices
         if WITH_SPAN:
             # Compared as bits, so that the first NaN counts as a change and later ones do not.
             changed = best.to(tl.int32, bitcast=True) != before.to(tl.int32, bitcast=True)
@@ -158,11 +164,12 @@ def _compensated(whole, part):
 
 @triton.jit
 def power_sums(
-    x_t, w_t, scale, total, B, O, I, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr, CHUNK: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr,
+    x_t, w_t, scale, total, B, O, I, slices, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr,
+    CHUNK: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """total[b, o] = sum_i (|x_t[i, b] - w_t[i, o]| scale[b, o])^p, by chunks; what rounding loses joins the next."""
-    b, o, place = _tile(B, O, ROWS, COLS)
+    """total[s, b, o] = sum_i (|x_t[i, s, b] - w_t[i, s, o]| scale[s, b, o])^p, by chunks; what rounding loses joins
+    the next."""
+    b, o, place = _tile(B, O, slices, ROWS, COLS)
     unit = tl.load(scale + place)
     whole = tl.zeros([ROWS, COLS], tl.float32)
     part = tl.zeros([ROWS, COLS], tl.float32)
@@ -171,7 +178,7 @@ def power_sums(
             difference = tl.load(x_t + b)[:, None] - tl.load(w_t + o)[None, :]
             part += _power(difference * unit, p, fit, natural_p, squarings)
             x_t += B
-            w_t += O
+            w_t += O * slices
         whole, part = _compensated(whole, part)
     tl.store(total + place, whole)
 
@@ -241,9 +248,9 @@ def _scatter(place, pull, unit, inside, finite, MARK: tl.constexpr, LOST: tl.con
 
 
 @triton.jit
-def box_peaks(l_t, u_t, w_t, lower, upper, B, O, I, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Least and greatest p = inf distance from w over the box [l, u]. lower and upper come as zeros."""
-    b, o, place = _tile(B, O, ROWS, COLS)
+def box_peaks(l_t, u_t, w_t, lower, upper, B, O, I, slices, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Least and greatest p = inf distance from w over the box [l, u], slice by slice; both come as zeros."""
+    b, o, place = _tile(B, O, slices, ROWS, COLS)
     least = tl.load(lower + place)
     greatest = tl.load(upper + place)
     for _ in tl.range(0, I, loop_unroll_factor=UNROLL):
@@ -256,6 +263,6 @@ def box_peaks(l_t, u_t, w_t, lower, upper, B, O, I, ROWS: tl.constexpr, COLS: tl
         greatest = tl.maximum(greatest, reach, propagate_nan=NAN)
         l_t += B
         u_t += B
-        w_t += O
+        w_t += O * slices
     tl.store(lower + place, least)
     tl.store(upper + place, greatest)

@@ -401,6 +401,47 @@ def test_few_samples_or_outputs_are_not_padded_to_many(vectors: int, tile: int) 
     assert gpu.tile_of(vectors) == tile
 
 
+@pytest.mark.parametrize(
+    ("samples", "outputs", "features", "slices"),
+    [(512, 10, 5120, 66), (512, 10, 127, 1), (1, 1, 128, 2), (0, 4, 640, 10), (64 * 33, 64 * 16, 64, 1)],
+)
+def test_few_outputs_share_their_inputs_among_programs(samples: int, outputs: int, features: int, slices: int) -> None:
+    x_t, w_t = gpu._slices(torch.ones(samples, features), torch.ones(outputs, features))
+    assert x_t.shape[1] == w_t.shape[1] == slices
+    assert (slices - 1) * len(x_t) < features <= slices * len(x_t)
+    assert x_t.sum() == samples * features and w_t.sum() == outputs * features  # the rest is zeros
+
+
+@pytest.mark.parametrize("p", FINITE)
+def test_slices_add_up_to_the_reference(p: float) -> None:
+    x, w = rand(5, 700), rand(3, 700)
+    assert gpu._slices(x, w)[0].shape[1] == 10
+    y, exact = gpu.lp_dist(x, w, p), reference.lp_dist(x.double(), w.double(), p)
+    torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=0)
+
+
+def test_slices_have_the_first_maximum_and_the_bounds_of_the_reference() -> None:
+    for values in (rand(8, 700), torch.randint(3, (8, 700), device=DEVICE).float(), rand(8, 1).expand(8, 700)):
+        x, w = values[:5].contiguous(), values[5:].contiguous()
+        for got, want in zip(gpu.lp_dist_argmax(x, w), reference.lp_dist_argmax(x, w), strict=True):
+            assert torch.equal(got, want)
+        box = x - 0.1, x + 0.2
+        for got, want in zip(gpu.linf_dist_bounds(*box, w), reference.linf_dist_bounds(*box, w), strict=True):
+            assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("p", [8.0, math.inf])
+def test_a_nan_in_the_last_slice_reaches_the_whole_distance(p: float) -> None:
+    x, w = rand(5, 700), rand(3, 700)
+    x[2, 699] = math.nan
+    assert torch.equal(
+        gpu.lp_dist(x, w, p).isnan(), torch.tensor([0, 0, 1, 0, 0], device=DEVICE).bool()[:, None].expand(5, 3)
+    )
+    if math.isinf(p):
+        y, index = gpu.lp_dist_argmax(x, w)
+        assert y[2].isnan().all() and (index[2] == 699).all()
+
+
 def test_importing_the_module_imports_no_triton() -> None:
     code = "import sys; import lib.ops.gpu; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
