@@ -12,7 +12,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -23,7 +23,11 @@ from lib.experiments import provenance
 from lib.experiments.speed import Section, Speed, Timing, read, write
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = {"cpu": "tests/ops/test_cpu.py", "cuda": "tests/ops/test_gpu.py"}
+# of what is measured: the operations, and on a CPU the pruned net
+TESTS = {
+    "cpu": ("tests/ops/test_cpu.py", "tests/ops/test_sparse.py", "tests/nets/test_prune.py"),
+    "cuda": ("tests/ops/test_gpu.py",),
+}
 
 
 def main() -> int:
@@ -38,12 +42,13 @@ def main() -> int:
     if options.list:
         print(*chosen, sep="\n")
         return 0
-    if not _tests_pass(TESTS[device]):
-        print(f"{TESTS[device]} fails: nothing is measured", file=sys.stderr)
+    tests = TESTS[device]
+    if not _tests_pass(tests):
+        print(f"{', '.join(tests)}: not all pass, so nothing is measured", file=sys.stderr)
         return 1
     speed = _so_far(device, options.folder)
     for name in chosen:
-        section = _measured(name, found[name], f"{TESTS[device]} passed")
+        section = _measured(name, found[name], f"{', '.join(tests)} passed")
         speed = speed.with_section(section)
         write(speed, _path(speed, options.folder))
     return 0
@@ -57,13 +62,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tests_pass(tests: str) -> bool:
-    """Whether the operations' tests pass, or passed before with the same code."""
-    code = b"".join(path.read_bytes() for path in [*sorted((ROOT / "lib/ops").glob("*.py")), ROOT / tests])
+def _tests_pass(tests: Iterable[str]) -> bool:
+    """Whether all tests pass, or passed before with the same code."""
+    files = (*sorted(ROOT.glob("lib/ops/*.py")), *sorted(ROOT.glob("lib/nets/*.py")), *(ROOT / test for test in tests))
+    code = b"".join(path.read_bytes() for path in files)
     stamp = ROOT / "runs" / f"bench-{hashlib.sha256(code).hexdigest()[:16]}"
     if stamp.exists():
         return True
-    if subprocess.run([sys.executable, "-m", "pytest", "-q", tests], cwd=ROOT).returncode:
+    if subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT).returncode:
         return False
     stamp.parent.mkdir(exist_ok=True)
     stamp.touch()

@@ -32,7 +32,9 @@ class Record:
     device: str  # what it ran on, in words, after "4 x" where four processes trained
     seconds_train: float  # wall time
     seconds_evaluate: float  # wall time
-    peak_memory: int  # bytes: on a GPU of this run, else the most that its process, notebook included, ever took
+    # bytes: on a GPU of this run, else the most that its process, notebook included, ever took; where several processes
+    # trained, of the evaluation alone
+    peak_memory: int
     history: list[dict[str, float]]  # one row per epoch; p is inf at the end
     eps: float  # radius of evaluation, pixels
     n: int  # images evaluated

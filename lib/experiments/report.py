@@ -89,10 +89,10 @@ def row(record: Record) -> pd.DataFrame:
 
 
 def compared(runs: Mapping[str, Record]) -> pd.DataFrame:
-    """Runs by name, as in `row`, with the clean and certified accuracies that the paper prints for their recipes."""
+    """Runs by name, as in `row`, with the accuracies that the paper prints for their recipes."""
     table = pd.DataFrame([_cells(name, record) for name, record in runs.items()]).set_index("").fillna("")
     papers = [_paper_cells(record) for record in runs.values()]
-    for measure in ("clean (%)", "certified (%)"):
+    for measure in ("clean (%)", "robust (%)", "certified (%)"):
         theirs = [paper.get(measure, "-") for paper in papers]
         if set(theirs) != {"-"}:
             table.insert(table.columns.get_loc(measure) + 1, f"paper: {measure}", theirs)

@@ -83,7 +83,7 @@ class SortLinear(LInfDist):
         count = max(1, int((torch.rand(features) < self.keep_prob).sum()))
         groups = []
         for group in x.split(GROUP):
-            kept = torch.randperm(features)[:count].to(x.device)
+            kept = torch.randperm(features)[:count].to(x.device, non_blocking=True)
             # index_select, not [:, kept]: the same gradients from a far faster backward
             groups.append(lp_dist(group.index_select(1, kept), self.weight.index_select(1, kept), p))
         return torch.cat(groups)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from lib.ops import cpu, gpu, reference
-from lib.ops.checks import check_pair, refuse_tangents
+from lib.ops.checks import check_exponent, check_pair, refuse_tangents
 
 __all__ = ["linf_dist_bounds", "lp_dist"]
 
@@ -51,16 +51,17 @@ def lp_dist(x: Tensor, w: Tensor, p: float = math.inf) -> Tensor:
     The gradient at p = inf is one signed unit vector per (b, o), at the first maximal index, with sign(0) = +1; at
     finite p it is sign(t) (|t| / y)^(p - 1) for t = x - w, with sign(0) = 0, and 0 where y = 0. The kernels' is off by
     at most p 2^-22 of its largest entry (4 2^-22 below p = 4), however many terms, samples or outputs are equal; where
-    pulls cancel, of the sum of their sizes. Finite p above 2^14 runs the reference, far slower.
+    pulls cancel, of the sum of their sizes. Finite p above 2^14 runs the reference, far slower. On CUDA an infinite
+    gradient in y gives NaN at p = inf.
 
     Raises:
         ValueError: features that do not match or are none, or p outside [1, inf].
-        TypeError: inputs that are not floating point, or differ in dtype or device.
+        TypeError: inputs that are not dense and of 16 to 64 bits, or differ in dtype or device; p that is no number.
         NotImplementedError: forward-mode differentiation, as by torch.func.jvp.
+        ModuleNotFoundError, RuntimeError: on CUDA, Triton or the C compiler that it needs are not there.
     """
     check_pair("x", x, w)
-    if not p >= 1:
-        raise ValueError(f"p must be at least 1 (math.inf included), got {p}")
+    check_exponent(p)
     refuse_tangents(x=x, w=w)
     with_index = math.isinf(p) and torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
     y, _ = _lp_dist(x, w, float(p), with_index)
@@ -83,8 +84,9 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
 
     Raises:
         ValueError: shapes that do not match.
-        TypeError: inputs that are not floating point, or differ in dtype or device.
+        TypeError: inputs that are not dense and of 16 to 64 bits, or differ in dtype or device.
         NotImplementedError: forward-mode differentiation.
+        ModuleNotFoundError, RuntimeError: on CUDA, Triton or the C compiler that it needs are not there.
     """
     check_pair("lower", lower, w)
     check_pair("upper", upper, w)

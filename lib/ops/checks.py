@@ -1,7 +1,12 @@
 """What the operations on inputs x [B, I] and weights w [O, I] refuse at the door."""
 
+from numbers import Real
+
+import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def describe(t: Tensor) -> str:
@@ -10,16 +15,27 @@ def describe(t: Tensor) -> str:
 
 
 def check_pair(name: str, x: Tensor, w: Tensor) -> None:
-    """Raises ValueError for shapes that do not match or without features, TypeError for kinds that differ."""
+    """Raises ValueError for shapes that do not match or without features, TypeError for other kinds."""
     if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1] or not x.shape[1]:
         raise ValueError(
             f"{name} [B, I] and w [O, I] must be matrices with the same number of features, at least one, "
             f"got {list(x.shape)} and {list(w.shape)}"
         )
-    if not x.dtype.is_floating_point or x.dtype != w.dtype or x.device != w.device:
+    if x.dtype not in _DTYPES or x.dtype != w.dtype or x.device != w.device:
         raise TypeError(
-            f"{name} and w must share one floating dtype and one device, got {describe(x)} and {describe(w)}"
+            f"{name} and w must share one floating dtype of 16 to 64 bits and one device, "
+            f"got {describe(x)} and {describe(w)}"
         )
+    if x.layout is not torch.strided or w.layout is not torch.strided:
+        raise TypeError(f"{name} and w must be dense, got {x.layout} and {w.layout}")
+
+
+def check_exponent(p: float) -> None:
+    """Raises TypeError for a p that is no number, ValueError for one outside [1, inf]."""
+    if isinstance(p, bool) or not isinstance(p, Real):
+        raise TypeError(f"p must be a number, got {p!r}")
+    if not p >= 1:
+        raise ValueError(f"p must be at least 1 (math.inf included), got {p}")
 
 
 def refuse_tangents(**inputs: Tensor) -> None:

@@ -146,13 +146,14 @@ def augment(
         flip: whether to mirror each image with probability 1/2.
         generator: on the CPU, see `step_generator`; under DDP augment the whole batch before splitting it.
     """
+    # Draws are copied as they are made: a GPU need not have finished the step before.
     height, width = size or x.shape[2:]
     slack = 2 * crop_padding + x.shape[2] - height
     if slack:
-        offsets = torch.randint(slack + 1, (2, len(x)), generator=generator).to(x.device)
+        offsets = torch.randint(slack + 1, (2, len(x)), generator=generator).to(x.device, non_blocking=True)
         x = _crop(_pad(x, crop_padding, crop_edge), offsets, height, width)
     if flip:
-        mirrored = torch.randint(2, (len(x), 1, 1, 1), generator=generator).bool().to(x.device)
+        mirrored = torch.randint(2, (len(x), 1, 1, 1), generator=generator).bool().to(x.device, non_blocking=True)
         x = torch.where(mirrored, x.flip(3), x)
     return x
 

@@ -214,6 +214,7 @@ class TestRow:
         assert list(frame.index) == ["A", "E †"]
         assert list(frame["paper: certified (%)"]) == ["7.02", "33.30"]
         assert list(frame["paper: clean (%)"]) == ["28.21", "56.80"]
+        assert list(frame["paper: robust (%)"]) == ["8.42", "37.46"]
         assert "changed" not in frame
 
     def test_a_measure_that_the_paper_does_not_print_has_no_column(self, make_run: Run) -> None:

@@ -1,7 +1,9 @@
 """The public operations: dispatch, autograd, torch.library contracts, torch.compile, and what they refuse."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -164,6 +166,18 @@ def test_p_below_one_is_refused(p: float) -> None:
         lp_dist(rand(2, 3), rand(2, 3), p)
 
 
+@pytest.mark.parametrize("p", ["8", None, True, [8.0]])
+def test_p_that_is_no_number_is_refused(p: Any) -> None:
+    with pytest.raises(TypeError, match="p must be a number, got "):
+        lp_dist(rand(2, 3), rand(2, 3), p)
+
+
+@pytest.mark.parametrize("p", [8, np.float32(8), np.int64(8)])
+def test_numbers_of_other_kinds_are_exponents(p: Any) -> None:
+    x, w = rand(2, 3), rand(2, 3)
+    assert torch.equal(lp_dist(x, w, p), lp_dist(x, w, 8.0))
+
+
 def test_mismatched_features_are_refused() -> None:
     with pytest.raises(ValueError, match=r"same number of features, at least one, got \[2, 3\] and \[2, 4\]"):
         lp_dist(rand(2, 3), rand(2, 4))
@@ -176,3 +190,14 @@ def test_mixed_or_integer_dtypes_are_refused() -> None:
         lp_dist(rand(2, 3), rand(2, 3).float())
     with pytest.raises(TypeError, match="one floating dtype"):
         lp_dist(torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64))
+
+
+def test_other_floats_and_layouts_are_refused() -> None:
+    eighth = torch.ones(2, 3).to(torch.float8_e4m3fn)
+    with pytest.raises(TypeError, match=r"of 16 to 64 bits and one device, got .*float8_e4m3fn"):
+        lp_dist(eighth, eighth)
+    sparse = torch.ones(2, 3).to_sparse()
+    with pytest.raises(TypeError, match=r"x and w must be dense, got torch\.sparse_coo and torch\.strided"):
+        lp_dist(sparse, torch.ones(2, 3))
+    with pytest.raises(TypeError, match="lower and w must be dense"):
+        linf_dist_bounds(sparse, sparse, torch.ones(2, 3))

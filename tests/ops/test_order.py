@@ -253,7 +253,7 @@ class TestContracts:
 
     def test_mixed_dtypes_and_boxes_of_two_shapes_are_refused(self) -> None:
         x, w, c = draw(2, 3, 4)
-        with pytest.raises(TypeError, match="must share one floating dtype and one device"):
+        with pytest.raises(TypeError, match="must share one floating dtype of 16 to 64 bits and one device"):
             sort_dist(x.double(), w, c)
         with pytest.raises(TypeError, match=r"c must share the dtype and the device of w, got .*float64"):
             sort_dist(x, w, c.double())
