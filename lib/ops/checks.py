@@ -1,6 +1,7 @@
 """What the operations on inputs x [B, I] and weights w [O, I] refuse at the door."""
 
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,11 +31,11 @@ def check_pair(name: str, x: Tensor, w: Tensor) -> None:
         raise TypeError(f"{name} and w must be dense, got {x.layout} and {w.layout}")
 
 
-def check_exponent(p: float) -> None:
+def check_exponent(p: Any) -> None:
     """Raises TypeError for a p that is no number, ValueError for one outside [1, inf]."""
     if isinstance(p, bool) or not isinstance(p, Real):
         raise TypeError(f"p must be a number, got {p!r}")
-    if not p >= 1:
+    if not float(p) >= 1:
         raise ValueError(f"p must be at least 1 (math.inf included), got {p}")
 
 

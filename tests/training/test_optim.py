@@ -9,6 +9,7 @@ from torch import nn, tensor
 
 from lib import recipes
 from lib.nets.models import build
+from lib.training import optim
 from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp, decay_, make_optimizer
 
@@ -97,6 +98,15 @@ class TestDecay:
             decay_(w, p, 0.1)
             assert w[0].isnan().any()
             assert w[1].isfinite().all()
+
+    @pytest.mark.parametrize("p", [1.5, 2.0, 8.0, 37.3, math.inf])
+    def test_a_large_weight_decays_part_by_part_and_bit_for_bit_as_at_once(self, p, monkeypatch):
+        at_once, in_parts = (parameters((700, 501))[0].data for _ in range(2))
+        monkeypatch.setattr(optim, "_CPU_ENTRIES", at_once.numel() * 2)
+        decay_(at_once, p, 1e-2)
+        monkeypatch.setattr(optim, "_CPU_ENTRIES", 1)
+        decay_(in_parts, p, 1e-2)
+        assert torch.equal(in_parts, at_once)
 
     @pytest.mark.parametrize("p", [0.5, -math.inf, math.nan])
     def test_an_exponent_below_1_is_refused(self, p):
