@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lib.ops import powers, reference
 from lib.ops.compiled import ready
-from lib.ops.cpu_layout import blocks, lanes, pad, room, shape, slabs, tiles, unblock, whole_blocks
+from lib.ops.cpu_layout import crop, pad, room, shape, shares, slabs, tiles, whole_blocks
 
 _LARGEST_INPUT = 2.0**126
 # Up to this every term is squared out; above, terms that do not count are left out.
@@ -44,19 +44,16 @@ def _lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
         return _few(whole, weights, p)
     y, sizes = room(x, w), shape(whole, weights)
     if math.isinf(p):
-        k.forward_max(whole.flatten().numpy(), lanes(weights), y.flatten().numpy(), *sizes)
+        k.forward_max(whole.flatten().numpy(), weights.flatten().numpy(), y.flatten().numpy(), *sizes)
     elif squarings := _squarings(p):
         scale = _scale(whole, weights, p)
         k.forward_squared(
-            whole.flatten().numpy(), lanes(weights, scale), (whole * scale).flatten().numpy(),
-            weights.flatten().numpy(), y.flatten().numpy(), np.float32(1 / scale), squarings[1:], *sizes, len(w),
+            whole.flatten().numpy(), (whole * scale).flatten().numpy(), weights.flatten().numpy(), y.flatten().numpy(),
+            np.float32(scale), squarings[1:], *sizes,
         )  # fmt: skip
     else:
         cut = np.float32(powers.cut_ratio(p, x.shape[1]))
-        k.forward_power(
-            whole.flatten().numpy(), lanes(weights), weights.flatten().numpy(), y.flatten().numpy(),
-            _rule(p), cut, *sizes, len(w),
-        )  # fmt: skip
+        k.forward_power(whole.flatten().numpy(), weights.flatten().numpy(), y.flatten().numpy(), _rule(p), cut, *sizes)
     return y[: len(x), : len(w)].contiguous()
 
 
@@ -67,9 +64,8 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     whole, weights, y = whole_blocks(x), whole_blocks(w), room(x, w)
     index = torch.empty(len(x), len(w), dtype=torch.int32)
     _forward().forward_argmax(
-        whole.flatten().numpy(), lanes(weights), weights.flatten().numpy(), y.flatten().numpy(), index.numpy(),
-        *shape(whole, weights),
-    )  # fmt: skip
+        whole.flatten().numpy(), weights.flatten().numpy(), y.flatten().numpy(), index.numpy(), *shape(whole, weights)
+    )
     return y[: len(x), : len(w)].contiguous(), index
 
 
@@ -98,7 +94,7 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
     low, high, weights = whole_blocks(lower), whole_blocks(upper), whole_blocks(w)
     least, greatest = room(lower, w), room(lower, w)
     _forward().forward_bounds(
-        low.flatten().numpy(), high.flatten().numpy(), lanes(weights), least.flatten().numpy(),
+        low.flatten().numpy(), high.flatten().numpy(), weights.flatten().numpy(), least.flatten().numpy(),
         greatest.flatten().numpy(), *shape(low, weights),
     )  # fmt: skip
     return least[: len(lower), : len(w)].contiguous(), greatest[: len(lower), : len(w)].contiguous()
@@ -123,32 +119,31 @@ def _backward_squared(
 ) -> tuple[Tensor, Tensor]:
     # The kernel takes two outputs at a time; padding has gradient 0.
     odd, p = len(w) % 2, 2 ** len(squarings)
-    x_blocks, w_blocks = blocks(whole_blocks(x)), blocks(whole_blocks(pad(w, odd, 0)))
+    whole, weights = whole_blocks(x), whole_blocks(pad(w, odd, 0))
     inverse = pad(_inverse(y), 0, odd).T.flatten()
     # Ratios below this have (|t| / y)^p < 2^-60.
     floor = np.float32(2.0 ** (-120 / p))
-    grad_x, grad_w = slabs(x_blocks, -(-len(w) // 2)), torch.zeros_like(w_blocks)
+    grad_x, grad_w = slabs(whole, len(weights) // 2), torch.empty_like(weights)
     _backward().backward_squared(
-        x_blocks.flatten().numpy(), w_blocks.flatten().numpy(), grad_x.flatten(1).numpy(), grad_w.flatten().numpy(),
-        pad(grad, 0, odd).T.flatten().numpy(), inverse.numpy(), floor, squarings, _run(p),
-        len(grad_x), len(x_blocks), len(x), len(w) + odd,
+        whole.flatten().numpy(), weights.flatten().numpy(), grad_x.flatten(1).numpy(), grad_w.flatten().numpy(),
+        pad(grad, 0, odd).T.flatten().numpy(), inverse.numpy(), floor, squarings, _run(p), *shares(grad_x),
+        len(weights),
     )  # fmt: skip
-    return unblock(_joined(grad_x), x), unblock(grad_w, w)
+    return crop(_joined(grad_x), x), crop(grad_w, w)
 
 
 def _backward_power(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    weights = whole_blocks(w)
-    x_blocks, w_blocks = blocks(whole_blocks(x)), blocks(weights)
+    whole, weights = whole_blocks(x), whole_blocks(w)
     cut = powers.cut_ratio(p - 1, x.shape[1])
     cols = -len(w) % tiles().WIDTH
     cutoff = F.pad(torch.where(y > 0, cut * y, math.inf), (0, cols), value=math.inf)
-    grad_x, grad_w = slabs(x_blocks, -(-len(w) // tiles().WIDTH)), torch.zeros_like(w_blocks)
+    grad_x, grad_w = slabs(whole, -(-len(w) // tiles().WIDTH)), torch.empty_like(weights)
     _backward().backward_power(
-        x_blocks.flatten().numpy(), lanes(weights), w_blocks.flatten().numpy(), grad_x.flatten(1).numpy(),
-        grad_w.flatten().numpy(), pad(grad, 0, cols).flatten().numpy(), pad(_inverse(y), 0, cols).flatten().numpy(),
-        cutoff.flatten().numpy(), _rule(p - 1), _run(p), len(grad_x), len(x_blocks), len(x), len(w),
+        whole.flatten().numpy(), weights.flatten().numpy(), grad_x.flatten(1).numpy(), grad_w.flatten().numpy(),
+        pad(grad, 0, cols).flatten().numpy(), pad(_inverse(y), 0, cols).flatten().numpy(), cutoff.flatten().numpy(),
+        _rule(p - 1), _run(p), *shares(grad_x), len(w),
     )  # fmt: skip
-    return unblock(_joined(grad_x), x), unblock(grad_w, w)
+    return crop(_joined(grad_x), x), crop(grad_w, w)
 
 
 def _joined(slabs: Tensor) -> Tensor:

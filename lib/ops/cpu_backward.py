@@ -1,6 +1,7 @@
 """Numba kernels of the backward pass, both gradients at once; layouts in `cpu_tiles.py`.
 
-A task owns one block of inputs and one share of the outputs; grad_x has a slab per share. Pulls are added up in runs,
+A task owns one block of inputs and one share of the outputs, and works on copies of both sides and of their sums, of
+which all rows lie together; grad_x has a slab per share. Pulls are added up in runs,
 and runs in sums that carry what rounding them loses: equal pulls are all rounded the same way, which adds up. Kernels
 of a pair or a tile are inlined: a call counts its references to arrays, which takes as long as dozens of terms.
 """
@@ -12,6 +13,7 @@ from numba import prange
 
 from lib.ops.cpu_tiles import (
     BLOCK,
+    ONE,
     ROWS,
     TILE,
     ZERO,
@@ -19,11 +21,13 @@ from lib.ops.cpu_tiles import (
     Exponent,
     Indices,
     Rule,
+    aligned,
     compensated,
     four_rows,
     powers_of_block,
     store_tile,
     tile_max,
+    zeros,
 )
 from lib.ops.simd import (
     WIDTH,
@@ -36,12 +40,13 @@ from lib.ops.simd import (
     splat,
     splat_at,
     store,
+    transpose,
     where_greater,
     with_sign,
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "e994b624bc3e6431"
+PARTS = "dd9c78e7125d448f"
 
 # Samples whose inputs and gradients stay in the first-level cache while a dense pass goes over the outputs.
 CHUNK = 64
@@ -78,19 +83,32 @@ def pair_gradient(
 
 
 @kernel()
-def end_run(run: Array, count: int, sums: Array, at: int, carries: Array, to: int) -> None:
+def end_run(run: Array, count: int, sums: Array, carries: Array, at: int) -> None:
     """Adds the first `count` numbers of the run to sums[at], sums[at + 1], ... and leaves zeros."""
     for i in range(0, count, WIDTH):
-        total, carry = compensated(load(sums, at + i), load(carries, to + i), load(run, i))
+        total, carry = compensated(load(sums, at + i), load(carries, at + i), load(run, i))
         store(sums, at + i, total)
-        store(carries, to + i, carry)
+        store(carries, at + i, carry)
         store(run, i, splat(ZERO))
 
 
 @kernel()
-def settle(sums: Array, at: int, carries: Array) -> None:
-    for i in range(0, len(carries), WIDTH):
-        store(sums, at + i, load(sums, at + i) + load(carries, i))
+def taken(a: Array, n: int, first: int, end: int, features: int) -> Array:
+    """Block n of the rows first..end of a matrix, one after the other."""
+    block = aligned((end - first) * BLOCK)
+    for row in range(first, end):
+        for i in range(0, BLOCK, WIDTH):
+            store(block, (row - first) * BLOCK + i, load(a, row * features + n * BLOCK + i))
+    return block
+
+
+@kernel()
+def settle(sums: Array, carries: Array, out: Array, n: int, first: int, features: int) -> None:
+    """Sums and what they have lost become block n of the rows of `out` from `first` on."""
+    for i in range(0, len(sums), BLOCK):
+        to = (first + i // BLOCK) * features + n * BLOCK
+        store(out, to, load(sums, i) + load(carries, i))
+        store(out, to + WIDTH, load(sums, i + WIDTH) + load(carries, i + WIDTH))
 
 
 @kernel()
@@ -102,8 +120,8 @@ def share_of(task: int, blocks: int, shares: int, units: int) -> tuple[int, int,
 
 @kernel(inline="always")
 def two_outputs_gradient(
-    x: Array, w: Array, x_run: Array, grad_w: Array, carries: Array, g: Array, inverse: Array, floor: np.float32,
-    squarings: Exponent, run: int, a: int, count: int, c: int, k: int, to: int, at: int, samples: int,
+    x: Array, w: Array, x_run: Array, sums: Array, carries: Array, g: Array, inverse: Array, floor: np.float32,
+    squarings: Exponent, run: int, a: int, count: int, c: int, k: int, at: int, samples: int,
 ) -> None:  # fmt: skip
     """Both gradients of `count` samples, whose inputs start at x[a], against two outputs, whose weights start at w[c]:
     sixteen inputs, number k and on of their block.
@@ -112,8 +130,8 @@ def two_outputs_gradient(
     `x_run` [CHUNK, BLOCK].
     """
     w0, w1 = load(w, c), load(w, c + BLOCK)
-    sum0, sum1 = load(grad_w, c), load(grad_w, c + BLOCK)
-    carry0, carry1 = load(carries, to), load(carries, to + BLOCK)
+    sum0, sum1 = load(sums, c), load(sums, c + BLOCK)
+    carry0, carry1 = load(carries, c), load(carries, c + BLOCK)
     floors = splat(floor)
     for first in range(0, count, run):
         grad0 = grad1 = splat(ZERO)
@@ -125,10 +143,10 @@ def two_outputs_gradient(
             grad0, grad1 = grad0 - u0, grad1 - u1
         sum0, carry0 = compensated(sum0, carry0, grad0)
         sum1, carry1 = compensated(sum1, carry1, grad1)
-    store(grad_w, c, sum0)
-    store(grad_w, c + BLOCK, sum1)
-    store(carries, to, carry0)
-    store(carries, to + BLOCK, carry1)
+    store(sums, c, sum0)
+    store(sums, c + BLOCK, sum1)
+    store(carries, c, carry0)
+    store(carries, c + BLOCK, carry1)
 
 
 @kernel(parallel=True)
@@ -137,34 +155,46 @@ def backward_squared(
     squarings: Exponent, run: int, shares: int, blocks: int, samples: int, outputs: int,
 ) -> None:  # fmt: skip
     """p = 2^n, every term squared out; `outputs` is even."""
+    features = blocks * BLOCK
     for task in prange(shares * blocks):
         share, n, u0, u1 = share_of(task, blocks, shares, outputs // 2)
-        x_block, w_block, x_run = n * samples * BLOCK, n * outputs * BLOCK, np.zeros(CHUNK * BLOCK, np.float32)
-        x_carries = np.zeros(samples * BLOCK, np.float32)
-        w_carries = np.zeros((u1 - u0) * 2 * BLOCK, np.float32)
+        x_block, w_block = taken(x, n, 0, samples, features), taken(w, n, 2 * u0, 2 * u1, features)
+        x_sums, x_carries = zeros(len(x_block)), zeros(len(x_block))
+        w_sums, w_carries = zeros(len(w_block)), zeros(len(w_block))
+        x_run = zeros(CHUNK * BLOCK)
         for b in range(0, samples, CHUNK):
-            a, count = x_block + b * BLOCK, min(CHUNK, samples - b)
+            count = min(CHUNK, samples - b)
             for first in range(u0, u1, run):
                 for u in range(first, min(first + run, u1)):
                     for k in range(0, BLOCK, WIDTH):
-                        c, to, at = w_block + 2 * u * BLOCK + k, 2 * (u - u0) * BLOCK + k, 2 * u * samples + b
                         two_outputs_gradient(
-                            x, w, x_run, grad_w, w_carries, g, inverse, floor, squarings, run,
-                            a + k, count, c, k, to, at, samples,
+                            x_block, w_block, x_run, w_sums, w_carries, g, inverse, floor, squarings, run,
+                            b * BLOCK + k, count, 2 * (u - u0) * BLOCK + k, k, 2 * u * samples + b, samples,
                         )  # fmt: skip
-                end_run(x_run, count * BLOCK, grad_x[share], a, x_carries, b * BLOCK)
-        settle(grad_x[share], x_block, x_carries)
-        settle(grad_w, w_block + 2 * u0 * BLOCK, w_carries)
+                end_run(x_run, count * BLOCK, x_sums, x_carries, b * BLOCK)
+        settle(x_sums, x_carries, grad_x[share], n, 0, features)
+        settle(w_sums, w_carries, grad_w, n, 2 * u0, features)
+
+
+@kernel()
+def lanes_of(block: Array, panels: int) -> Array:
+    """The same weights as panels of WIDTH outputs side by side, past the last output that output again."""
+    lanes, outputs = aligned(panels * WIDTH * BLOCK), len(block) // BLOCK
+    for q in range(panels):
+        last, at = min(WIDTH, outputs - q * WIDTH) - 1, q * WIDTH * BLOCK
+        for k in range(0, BLOCK, WIDTH):
+            transpose(block, at + k, BLOCK, last, ONE, lanes, at + k * WIDTH, WIDTH)
+    return lanes
 
 
 @kernel(inline="always")
 def tile_gradient(
-    x: Array, rows: tuple[int, int, int, int], live: int, lanes: Array, panel: int, w: Array, c: int, x_run: Array,
-    to_x: int, w_run: Array, to_w: int, g: Array, inverse: Array, cutoff: Array, at: int, stride: int, rule: Rule,
-    peaks: Array,
+    x: Array, rows: tuple[int, int, int, int], live: int, lanes: Array, w: Array, c: int, x_run: Array, to_x: int,
+    w_run: Array, to_w: int, g: Array, inverse: Array, cutoff: Array, at: int, stride: int, rule: Rule, peaks: Array,
 ) -> None:  # fmt: skip
-    """Both gradients of four samples and one panel, of the pairs that reach their cutoff; theirs starts at `at`."""
-    store_tile(tile_max(x, rows, lanes, panel, BLOCK), peaks, 0, WIDTH)
+    """Both gradients of four samples and one panel, which starts at c in `lanes` and in `w`, of the pairs that reach
+    their cutoff; theirs starts at `at`."""
+    store_tile(tile_max(x, rows, lanes, c, BLOCK), peaks, 0, WIDTH)
     for r in range(live):
         kept = at_least(load(peaks, r * WIDTH), load(cutoff, at + r * stride))
         while kept:
@@ -179,7 +209,7 @@ def tile_gradient(
 
 @kernel(parallel=True)
 def backward_power(
-    x: Array, lanes: Array, w: Array, grad_x: Array, grad_w: Array, g: Array, inverse: Array, cutoff: Array,
+    x: Array, w: Array, grad_x: Array, grad_w: Array, g: Array, inverse: Array, cutoff: Array,
     rule: Rule, run: int, shares: int, blocks: int, samples: int, outputs: int,
 ) -> None:  # fmt: skip
     """Any p: a block of inputs is left out for the pairs in which it holds nothing that reaches the cutoff.
@@ -187,28 +217,29 @@ def backward_power(
     g, inverse and cutoff [B, P WIDTH]; the cutoff is infinite for outputs that are only padding, or 0 apart. A run is
     of `run` samples or outputs, a multiple of WIDTH.
     """
-    panels = (outputs + WIDTH - 1) // WIDTH
+    panels, features = (outputs + WIDTH - 1) // WIDTH, blocks * BLOCK
     for task in prange(shares * blocks):
         share, n, q0, q1 = share_of(task, blocks, shares, panels)
-        x_block, w_block, peaks = n * samples * BLOCK, n * outputs * BLOCK, np.empty(TILE, np.float32)
         o0, o1 = min(q0 * WIDTH, outputs), min(q1 * WIDTH, outputs)
-        x_run, w_run = np.zeros(run * BLOCK, np.float32), np.zeros(run * BLOCK, np.float32)
-        x_carries, w_carries = np.zeros(samples * BLOCK, np.float32), np.zeros((o1 - o0) * BLOCK, np.float32)
+        x_block, w_block = taken(x, n, 0, samples, features), taken(w, n, o0, o1, features)
+        lanes, peaks = lanes_of(w_block, q1 - q0), aligned(TILE)
+        x_sums, x_carries = zeros(len(x_block)), zeros(len(x_block))
+        w_sums, w_carries = zeros(len(w_block)), zeros(len(w_block))
+        x_run, w_run = zeros(run * BLOCK), zeros(run * BLOCK)
         for o in range(o0, o1, run):
             for b in range(0, samples, run):
                 for q in range(o // WIDTH, min((o + run) // WIDTH, q1)):
-                    panel, c, to_w = (q * blocks + n) * BLOCK * WIDTH, q * WIDTH * BLOCK, (q * WIDTH - o) * BLOCK
+                    c, to_w = (q - q0) * WIDTH * BLOCK, (q * WIDTH - o) * BLOCK
                     for s in range(b, min(b + run, samples), ROWS):
-                        r0, r1, r2, r3 = four_rows(s, samples, BLOCK)
-                        rows = r0 + x_block, r1 + x_block, r2 + x_block, r3 + x_block
                         tile_gradient(
-                            x, rows, min(ROWS, samples - s), lanes, panel, w, w_block + c, x_run, (s - b) * BLOCK,
-                            w_run, to_w, g, inverse, cutoff, (s * panels + q) * WIDTH, panels * WIDTH, rule, peaks,
+                            x_block, four_rows(s, samples, BLOCK), min(ROWS, samples - s), lanes, w_block, c,
+                            x_run, (s - b) * BLOCK, w_run, to_w, g, inverse, cutoff,
+                            (s * panels + q) * WIDTH, panels * WIDTH, rule, peaks,
                         )  # fmt: skip
-                end_run(x_run, min(run, samples - b) * BLOCK, grad_x[share], x_block + b * BLOCK, x_carries, b * BLOCK)
-                end_run(w_run, min(run, o1 - o) * BLOCK, grad_w, w_block + o * BLOCK, w_carries, (o - o0) * BLOCK)
-        settle(grad_x[share], x_block, x_carries)
-        settle(grad_w, w_block + o0 * BLOCK, w_carries)
+                end_run(x_run, min(run, samples - b) * BLOCK, x_sums, x_carries, b * BLOCK)
+                end_run(w_run, min(run, o1 - o) * BLOCK, w_sums, w_carries, (o - o0) * BLOCK)
+        settle(x_sums, x_carries, grad_x[share], n, 0, features)
+        settle(w_sums, w_carries, grad_w, n, o0, features)
 
 
 @kernel(parallel=True)

@@ -8,6 +8,7 @@ from numba import prange
 from lib.ops.cpu_pairs import LEAST_TOTAL, RUN, first_in_span, pair_max, pair_norm, pair_sum, root, whole_sum
 from lib.ops.cpu_tiles import (
     BLOCK,
+    ONE,
     ROWS,
     TILE,
     ZERO,
@@ -15,6 +16,7 @@ from lib.ops.cpu_tiles import (
     Exponent,
     Indices,
     Rule,
+    aligned,
     compensated,
     four_rows,
     safe_inverse,
@@ -41,10 +43,8 @@ from lib.ops.simd import (
 )
 
 # Of simd.py, cpu_tiles.py and cpu_pairs.py, as there.
-PARTS = "7380333dec177dfd"
+PARTS = "b96d22df0bbeec30"
 
-# Samples of one task: few enough to balance threads, enough to keep a panel in the cache.
-STRIPE = 64
 # Inputs among which the first maximum is looked for: as many as there are bits in a mask.
 SPAN = 64
 
@@ -80,13 +80,13 @@ def tile_sum(
 
 @kernel()
 def whole_tile_sum(
-    x: Array, rows: tuple[int, int, int, int], lanes: Array, at: int, features: int, squarings: Exponent
+    x: Array, rows: tuple[int, int, int, int], lanes: Array, features: int, squarings: Exponent
 ) -> Any:  # fmt: skip
     """`tile_sum` over all features, run by run."""
     r0, r1, r2, r3 = rows
     s0 = s1 = s2 = s3 = c0 = c1 = c2 = c3 = splat(ZERO)
     for k in range(0, features, RUN):
-        run = tile_sum(x, (r0 + k, r1 + k, r2 + k, r3 + k), lanes, at + k * WIDTH, RUN, squarings)
+        run = tile_sum(x, (r0 + k, r1 + k, r2 + k, r3 + k), lanes, k * WIDTH, RUN, squarings)
         s0, c0 = compensated(s0, c0, run[0])
         s1, c1 = compensated(s1, c1, run[1])
         s2, c2 = compensated(s2, c2, run[2])
@@ -95,46 +95,47 @@ def whole_tile_sum(
 
 
 @kernel()
-def stripes(samples: int) -> int:
-    return (samples + STRIPE - 1) // STRIPE
+def stripe_of(task: int, stripes: int, samples: int) -> tuple[int, int, int]:
+    """The panel of a task and its samples b0..b1; neighbouring tasks share a panel."""
+    tiles = (samples + ROWS - 1) // ROWS
+    length = (tiles + stripes - 1) // stripes * ROWS
+    b0 = task % stripes * length
+    return task // stripes, b0, min(b0 + length, samples)
 
 
 @kernel()
-def stripe(task: int, samples: int) -> tuple[int, int, int]:
-    """The panel of a task and its samples b0..b1; neighbouring tasks share a panel."""
-    b0 = task % stripes(samples) * STRIPE
-    return task // stripes(samples), b0, min(b0 + STRIPE, samples)
+def panel_of(w: Array, q: int, scale: np.float32, features: int, outputs: int) -> Array:
+    """scale w[q WIDTH + j, k] at k WIDTH + j: sixteen outputs side by side, those past the last repeat it."""
+    lanes = aligned(features * WIDTH)
+    last = min(WIDTH, outputs - q * WIDTH) - 1
+    for k in range(0, features, WIDTH):
+        transpose(w, q * WIDTH * features + k, features, last, scale, lanes, k * WIDTH, WIDTH)
+    return lanes
 
 
 @kernel(parallel=True)
-def pack_lanes(w: Array, scale: np.float32, lanes: Array, outputs: int, features: int) -> None:
-    """lanes[q, k, j] = scale w[q WIDTH + j, k], where outputs past the last repeat it."""
-    for q in prange((outputs + WIDTH - 1) // WIDTH):
-        last = min(WIDTH, outputs - q * WIDTH) - 1
-        for k in range(0, features, WIDTH):
-            transpose(w, q * WIDTH * features + k, features, last, scale, lanes, (q * features + k) * WIDTH, WIDTH)
-
-
-@kernel(parallel=True)
-def forward_max(x: Array, lanes: Array, y: Array, samples: int, features: int, panels: int) -> None:
+def forward_max(
+    x: Array, w: Array, y: Array, stripes: int, samples: int, features: int, panels: int, outputs: int
+) -> None:
     """y[b, o] = max_i |x_bi - w_oi|, exactly as rounded; y [B, P WIDTH] with B padded to whole tiles."""
-    for task in prange(panels * stripes(samples)):
-        q, b0, b1 = stripe(task, samples)
+    for task in prange(panels * stripes):
+        q, b0, b1 = stripe_of(task, stripes, samples)
+        lanes = panel_of(w, q, ONE, features, outputs)
         for b in range(b0, b1, ROWS):
-            tile = tile_max(x, four_rows(b, samples, features), lanes, q * features * WIDTH, features)
+            tile = tile_max(x, four_rows(b, samples, features), lanes, 0, features)
             store_tile(tile, y, (b * panels + q) * WIDTH, panels * WIDTH)
 
 
 @kernel()
 def tile_first_span(
-    x: Array, rows: tuple[int, int, int, int], lanes: Array, at: int, features: int, found: Array
+    x: Array, rows: tuple[int, int, int, int], lanes: Array, features: int, found: Array
 ) -> Any:  # fmt: skip
     """The tile's maxima, and in `found` the first span of inputs that holds each."""
     r0, r1, r2, r3 = rows
     m0 = m1 = m2 = m3 = f0 = f1 = f2 = f3 = splat(ZERO)
     for k in range(0, features, SPAN):
         count = min(SPAN, features - k)
-        t0, t1, t2, t3 = tile_max(x, (r0 + k, r1 + k, r2 + k, r3 + k), lanes, at + k * WIDTH, count)
+        t0, t1, t2, t3 = tile_max(x, (r0 + k, r1 + k, r2 + k, r3 + k), lanes, k * WIDTH, count)
         here = splat(np.float32(k // SPAN))
         f0, f1 = where_greater(t0, m0, here, f0), where_greater(t1, m1, here, f1)
         f2, f3 = where_greater(t2, m2, here, f2), where_greater(t3, m3, here, f3)
@@ -145,16 +146,16 @@ def tile_first_span(
 
 @kernel(parallel=True)
 def forward_argmax(
-    x: Array, lanes: Array, w: Array, y: Array, index: Indices, samples: int, features: int, panels: int
+    x: Array, w: Array, y: Array, index: Indices, stripes: int, samples: int, features: int, panels: int, outputs: int
 ) -> None:
     """As `forward_max`, and index [B, O], the first input that attains the maximum."""
-    outputs = index.shape[1]
-    for task in prange(panels * stripes(samples)):
-        q, b0, b1 = stripe(task, samples)
-        found = np.empty(TILE, np.float32)
+    for task in prange(panels * stripes):
+        q, b0, b1 = stripe_of(task, stripes, samples)
+        lanes = panel_of(w, q, ONE, features, outputs)
+        found = aligned(TILE)
         for b in range(b0, b1, ROWS):
             rows = four_rows(b, samples, features)
-            tile = tile_first_span(x, rows, lanes, q * features * WIDTH, features, found)
+            tile = tile_first_span(x, rows, lanes, features, found)
             store_tile(tile, y, (b * panels + q) * WIDTH, panels * WIDTH)
             for r in range(min(ROWS, samples - b)):
                 for j in range(min(WIDTH, outputs - q * WIDTH)):
@@ -165,17 +166,21 @@ def forward_argmax(
 
 @kernel(parallel=True)
 def forward_squared(
-    x: Array, lanes: Array, scaled: Array, w: Array, y: Array, unscale: np.float32, squarings: Exponent,
-    samples: int, features: int, panels: int, outputs: int,
+    x: Array, scaled: Array, w: Array, y: Array, scale: np.float32, squarings: Exponent,
+    stripes: int, samples: int, features: int, panels: int, outputs: int,
 ) -> None:  # fmt: skip
-    """p = 2^n in one pass over scaled inputs; a pair whose sum left the safe range is done again from the raw ones."""
-    for task in prange(panels * stripes(samples)):
-        q, b0, b1 = stripe(task, samples)
-        valid, at = (1 << min(WIDTH, outputs - q * WIDTH)) - 1, q * features * WIDTH
+    """p = 2^n in one pass over scaled inputs; a pair whose sum left the safe range is done again from the raw ones.
+
+    The scale is a power of two, which has an inverse.
+    """
+    unscale = ONE / scale
+    for task in prange(panels * stripes):
+        q, b0, b1 = stripe_of(task, stripes, samples)
+        lanes, valid = panel_of(w, q, scale, features, outputs), (1 << min(WIDTH, outputs - q * WIDTH)) - 1
         for b in range(b0, b1, ROWS):
             rows = four_rows(b, samples, features)
             y0, stride = (b * panels + q) * WIDTH, panels * WIDTH
-            store_tile(whole_tile_sum(scaled, rows, lanes, at, features, squarings), y, y0, stride)
+            store_tile(whole_tile_sum(scaled, rows, lanes, features, squarings), y, y0, stride)
             for r in range(min(ROWS, samples - b)):
                 s, here = load(y, y0 + r * stride), y0 + r * stride
                 lost = valid & ~(at_least(s, splat(_LEAST_SUM)) & at_least(splat(_LARGEST_SUM), s))
@@ -212,8 +217,8 @@ def kept_sums(
 
 @kernel()
 def tile_power(
-    x: Array, rows: tuple[int, int, int, int], lanes: Array, at: int, w: Array, c: int, valid: int, live: int,
-    features: int, rule: Rule, cut: np.float32, peaks: Array, values: Array, sums: Array,
+    x: Array, rows: tuple[int, int, int, int], lanes: Array, w: Array, c: int, valid: int, live: int, features: int,
+    rule: Rule, cut: np.float32, peaks: Array, values: Array, sums: Array,
 ) -> None:  # fmt: skip
     """Any p: the maxima of all blocks first, then only the blocks that reach cut times the maximum of their pair, all
     where cut is 0.
@@ -223,7 +228,7 @@ def tile_power(
     r0, r1, r2, r3 = rows
     values[:] = ZERO
     for k in range(0, features, BLOCK):
-        tile = tile_max(x, (r0 + k, r1 + k, r2 + k, r3 + k), lanes, at + k * WIDTH, BLOCK)
+        tile = tile_max(x, (r0 + k, r1 + k, r2 + k, r3 + k), lanes, k * WIDTH, BLOCK)
         store_tile(tile, peaks, k // BLOCK * TILE, WIDTH)
         for r in range(ROWS):
             peak = load(peaks, k // BLOCK * TILE + r * WIDTH)
@@ -245,19 +250,19 @@ def tile_power(
 
 @kernel(parallel=True)
 def forward_power(
-    x: Array, lanes: Array, w: Array, y: Array, rule: Rule, cut: np.float32,
-    samples: int, features: int, panels: int, outputs: int,
+    x: Array, w: Array, y: Array, rule: Rule, cut: np.float32,
+    stripes: int, samples: int, features: int, panels: int, outputs: int,
 ) -> None:  # fmt: skip
-    for task in prange(panels * stripes(samples)):
-        q, b0, b1 = stripe(task, samples)
-        peaks, values = np.empty(features // BLOCK * TILE, np.float32), np.empty(4 * TILE, np.float32)
-        sums = np.empty(WIDTH * WIDTH, np.float32)
+    for task in prange(panels * stripes):
+        q, b0, b1 = stripe_of(task, stripes, samples)
+        lanes = panel_of(w, q, ONE, features, outputs)
+        peaks, values = aligned(features // BLOCK * TILE), aligned(4 * TILE)
+        sums = aligned(WIDTH * WIDTH)
         valid = min(WIDTH, outputs - q * WIDTH)
         for b in range(b0, b1, ROWS):
             rows, live = four_rows(b, samples, features), min(ROWS, samples - b)
             tile_power(
-                x, rows, lanes, q * features * WIDTH, w, q * WIDTH * features, valid, live,
-                features, rule, cut, peaks, values, sums,
+                x, rows, lanes, w, q * WIDTH * features, valid, live, features, rule, cut, peaks, values, sums,
             )  # fmt: skip
             for r in range(ROWS):
                 store(y, ((b + r) * panels + q) * WIDTH, load(values, r * WIDTH))
@@ -265,17 +270,19 @@ def forward_power(
 
 @kernel(parallel=True)
 def forward_bounds(
-    lower: Array, upper: Array, lanes: Array, least: Array, greatest: Array, samples: int, features: int, panels: int
-) -> None:
+    lower: Array, upper: Array, w: Array, least: Array, greatest: Array,
+    stripes: int, samples: int, features: int, panels: int, outputs: int,
+) -> None:  # fmt: skip
     """max(l - w, w - u, 0) and max(|l - w|, |u - w|), both from the ranges of w - l and w - u."""
-    for task in prange(panels * stripes(samples)):
-        q, b0, b1 = stripe(task, samples)
+    for task in prange(panels * stripes):
+        q, b0, b1 = stripe_of(task, stripes, samples)
+        lanes = panel_of(w, q, ONE, features, outputs)
         for b in range(b0, b1):
             low_height = high_height = splat(ZERO)
             low_depth = high_depth = splat(-ZERO)
             for k in range(features):
-                w = load(lanes, (q * features + k) * WIDTH)
-                low, high = w - splat_at(lower, b * features + k), w - splat_at(upper, b * features + k)
+                here = load(lanes, k * WIDTH)
+                low, high = here - splat_at(lower, b * features + k), here - splat_at(upper, b * features + k)
                 low_height, low_depth = larger_size(low_height, low), lower_depth(low_depth, low)
                 high_height, high_depth = larger_size(high_height, high), lower_depth(high_depth, high)
             outward = larger_size(high_height, size(low_depth))

@@ -6,15 +6,12 @@ The layouts are named in cpu_tiles.py, whose constants they follow; it is import
 import importlib
 from types import ModuleType
 
-import numpy as np
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from lib.ops.compiled import ready
-
-# Tasks of a backward pass, at least: a few for each of as many threads as most machines have.
-_BACKWARD_TASKS = 16
+# Tasks of a pass, at least: a few for each of as many threads as most machines have. Those of a forward copy a panel of
+# weights, which pays for so many samples or more.
+_FORWARD_TASKS, _BACKWARD_TASKS, _LEAST_STRIPE = 64, 16, 64
 
 
 def tiles() -> ModuleType:
@@ -38,35 +35,30 @@ def room(x: Tensor, w: Tensor) -> Tensor:
     return x.new_empty(-(-len(x) // k.ROWS) * k.ROWS, -(-len(w) // k.WIDTH) * k.WIDTH)
 
 
-def shape(x: Tensor, w: Tensor) -> tuple[int, int, int]:
-    """Samples, features and panels of outputs."""
-    return len(x), x.shape[1], -(-len(w) // tiles().WIDTH)
+def shape(x: Tensor, w: Tensor) -> tuple[int, int, int, int, int]:
+    """Stripes of samples, samples, features, panels of outputs, and outputs.
+
+    A task of a forward pass is one panel with one stripe: few panels need several stripes to make tasks enough.
+    """
+    panels = -(-len(w) // tiles().WIDTH)
+    stripes = min(-(-_FORWARD_TASKS // panels), -(-len(x) // _LEAST_STRIPE))
+    return stripes, len(x), x.shape[1], panels, len(w)
 
 
-def lanes(w: Tensor, scale: float = 1.0) -> NDArray[np.float32]:
-    """[O, I] -> [P, I, WIDTH], flat: panels of outputs side by side, the last filled up with its last, scaled."""
-    outputs, features = w.shape
-    panels = -(-outputs // tiles().WIDTH)
-    packed = np.empty(panels * features * tiles().WIDTH, np.float32)
-    ready("cpu_forward").pack_lanes(w.flatten().numpy(), np.float32(scale), packed, outputs, features)
-    return packed
-
-
-def blocks(a: Tensor) -> Tensor:
-    """[rows, I] -> [N, rows, BLOCK]."""
-    return a.view(len(a), -1, tiles().BLOCK).transpose(0, 1).contiguous()
-
-
-def unblock(a: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `blocks`, without what padded the rows and columns of `like`."""
-    rows, cols = like.shape
-    return a.transpose(0, 1).reshape(a.shape[1], -1)[:rows, :cols].contiguous()
-
-
-def slabs(x_blocks: Tensor, units: int) -> Tensor:
-    """Zeros [S, N, B, BLOCK] for the gradient in x of each share of the outputs, which come in units.
+def slabs(x: Tensor, units: int) -> Tensor:
+    """Room [S, B, I] for the gradient in x of each share of the outputs, which come in units.
 
     Shares keep all threads busy where there are few blocks of inputs.
     """
-    shares = min(units, -(-_BACKWARD_TASKS // len(x_blocks)))
-    return x_blocks.new_zeros(shares, *x_blocks.shape)
+    return x.new_empty(min(units, -(-_BACKWARD_TASKS // (x.shape[1] // tiles().BLOCK))), *x.shape)
+
+
+def shares(slabs: Tensor) -> tuple[int, int, int]:
+    """Shares of the outputs, blocks of inputs, and samples."""
+    return len(slabs), slabs.shape[2] // tiles().BLOCK, slabs.shape[1]
+
+
+def crop(a: Tensor, like: Tensor) -> Tensor:
+    """Without what padded the rows and columns of `like`."""
+    rows, cols = like.shape
+    return a[:rows, :cols].contiguous()

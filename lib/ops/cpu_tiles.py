@@ -1,10 +1,11 @@
 """What the kernels of both passes are made of: powers, and tiles of four samples by sixteen outputs.
 
-Layouts, all flat. `x` [B, I] and `w` [O, I], I a multiple of BLOCK. `lanes` [P, I, WIDTH]: the same weights as panels
-of WIDTH outputs side by side: one vector instruction serves sixteen outputs and no sum runs across a vector.
-`x_blocks` [N, B, BLOCK] and `w_blocks` [N, O, BLOCK]: blocks of inputs, for the gradients. Padding is zeros, past the
-last output of `lanes` that output again. Tasks are cut by shape and own what they write, so results do not
-depend on the number of threads.
+Layouts, all flat. `x` [B, I] and `w` [O, I], I a multiple of BLOCK. `lanes` [I, WIDTH]: the weights of a panel of WIDTH
+outputs side by side: one vector instruction serves sixteen outputs and no sum runs across a vector. `x_block`
+[B, BLOCK] and `w_block` [O, BLOCK]: blocks of inputs, for the gradients. Both are copies that a task makes for itself,
+for what is made for all at once is memory that the system has to find anew in every call. Padding is zeros, past the
+last output of `lanes` that output again. Tasks are cut by shape and own what they write, so results do not depend on
+the number of threads.
 """
 
 from typing import Any
@@ -43,6 +44,7 @@ BLOCK = 32
 # A tile is four samples by one panel: eight registers of AVX2 for the results, eight to work with.
 ROWS = 4
 TILE = ROWS * WIDTH
+LINE = 64  # bytes of the cache that move together
 
 ZERO, ONE = np.float32(0), np.float32(1)
 _TINY, HUGE = np.float32(1e-45), np.float32(3e38)
@@ -103,6 +105,22 @@ def powers_of_block(d0: Any, d1: Any, inverse: Any, rule: Rule) -> Any:
     for _ in range(squarings):
         v0, v1 = v0 * v0, v1 * v1
     return v0, v1
+
+
+@kernel()
+def aligned(count: int) -> Array:
+    """So many numbers, where a vector lies in one line of the cache."""
+    numbers = np.empty(count + WIDTH, np.float32)
+    skipped = -numbers.ctypes.data % LINE // numbers.itemsize
+    return numbers[skipped : skipped + count]
+
+
+@kernel()
+def zeros(count: int) -> Array:
+    """The same, of zeros."""
+    numbers = aligned(count)
+    numbers[:] = ZERO
+    return numbers
 
 
 @kernel()
