@@ -21,16 +21,15 @@ from lib.ops.cpu_tiles import (
     Exponent,
     Indices,
     Rule,
-    aligned,
     compensated,
     four_rows,
     powers_of_block,
     store_tile,
     tile_max,
-    zeros,
 )
 from lib.ops.simd import (
     WIDTH,
+    aligned,
     at_least,
     first_bit,
     kernel,
@@ -43,10 +42,11 @@ from lib.ops.simd import (
     transpose,
     where_greater,
     with_sign,
+    zeros,
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "dd9c78e7125d448f"
+PARTS = "7826453602dc5099"
 
 # Samples whose inputs and gradients stay in the first-level cache while a dense pass goes over the outputs.
 CHUNK = 64

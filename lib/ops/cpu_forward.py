@@ -16,7 +16,6 @@ from lib.ops.cpu_tiles import (
     Exponent,
     Indices,
     Rule,
-    aligned,
     compensated,
     four_rows,
     safe_inverse,
@@ -25,6 +24,7 @@ from lib.ops.cpu_tiles import (
 )
 from lib.ops.simd import (
     WIDTH,
+    aligned,
     at_least,
     first_bit,
     kernel,
@@ -43,7 +43,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py, cpu_tiles.py and cpu_pairs.py, as there.
-PARTS = "b96d22df0bbeec30"
+PARTS = "ac2d37cd50019b99"
 
 # Inputs among which the first maximum is looked for: as many as there are bits in a mask.
 SPAN = 64

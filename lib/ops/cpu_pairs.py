@@ -20,7 +20,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "dd9c78e7125d448f"
+PARTS = "7826453602dc5099"
 
 # Terms that are added up one by one, at most: equal ones are all rounded the same way, so sums of runs are compensated.
 RUN = 32

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lib.ops.simd import (
     WIDTH,
+    aligned,
     at_least,
     first_bit,
     kernel,
@@ -23,13 +24,14 @@ from lib.ops.simd import (
     splat,
     splat_at,
     store,
+    zeros,
 )
 
 Array = NDArray[np.float32]
 Places = NDArray[np.int32]
 
 # Of simd.py: Numba's cache does not see changes in other files, so a test holds this to what is imported.
-PARTS = "635d7ea9fc7d11c4"
+PARTS = "20204ddc91d6298c"
 
 STEP = 4  # inputs taken at a time
 WORD = 64  # inputs looked at together: how often a loop ends is what a processor guesses wrong
@@ -66,7 +68,7 @@ def largest(low: Array, high: Array, lanes: Array, least: bool, out: Array) -> N
     """out[k, b, o]: the k-th largest distance, at its least or its greatest over the box; out is [K, B, P * WIDTH]."""
     features = low.shape[1]
     for b in prange(low.shape[0]):
-        best = np.empty(MOST * WIDTH, np.float32)
+        best = aligned(MOST * WIDTH)
         for panel in range(lanes.shape[0]):
             best[:] = _ZERO
             for i in range(0, features, STEP):
@@ -84,7 +86,7 @@ def find(x: Array, w: Array, values: Array, places: Places) -> None:
     """
     count = values.shape[0]
     for b in prange(x.shape[0]):
-        best = np.zeros(WIDTH, np.float32)
+        best = zeros(WIDTH)
         for o in range(w.shape[0]):
             best[:count] = values[:, b, o]
             places[b, o, :] = -1

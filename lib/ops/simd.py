@@ -8,12 +8,14 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
 WIDTH = 16
+_LINE = 64  # bytes of a cache that move together
 
 _INT = ir.IntType(32)
 _FLOATS, _INTS = ir.VectorType(ir.FloatType(), WIDTH), ir.VectorType(_INT, WIDTH)
@@ -276,3 +278,19 @@ exponent = _of_lanes(1, lambda b, x: b.sitofp(_whole_steps(b, x), _FLOATS))
 mantissa = _of_lanes(1, _mantissa)
 # x 2^k, where k is the integer in the low bits of the float `rounded`.
 shift_exponent = _of_lanes(2, _shift_exponent)
+
+
+@kernel()
+def aligned(count: int) -> Any:
+    """So many float32, where a vector lies in one line of the cache."""
+    numbers = np.empty(count + WIDTH, np.float32)
+    skipped = -numbers.ctypes.data % _LINE // numbers.itemsize
+    return numbers[skipped : skipped + count]
+
+
+@kernel()
+def zeros(count: int) -> Any:
+    """The same, of zeros."""
+    numbers = aligned(count)
+    numbers[:] = np.float32(0)
+    return numbers

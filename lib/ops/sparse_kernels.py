@@ -12,14 +12,27 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from lib.ops.simd import WIDTH, at_least, kernel, larger_size, load, offset_at, size, splat, splat_at, store, transpose
+from lib.ops.simd import (
+    WIDTH,
+    aligned,
+    at_least,
+    kernel,
+    larger_size,
+    load,
+    offset_at,
+    size,
+    splat,
+    splat_at,
+    store,
+    transpose,
+)
 
 Array = NDArray[np.float32]
 Counts = NDArray[np.int64]
 Indices = NDArray[np.int32]
 
 # Of simd.py: Numba's cache does not see changes in other files, so a test holds this to what is imported.
-PARTS = "635d7ea9fc7d11c4"
+PARTS = "20204ddc91d6298c"
 
 LANES = 3 * WIDTH
 # Terms between two looks at whether any later one can count.
@@ -30,19 +43,10 @@ MANY = 256
 ABOVE, BELOW = 0, 1
 
 _EVERY_LANE = (1 << WIDTH) - 1
-_CACHE_LINE = 16  # floats
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 # -- tiles ------------------------------------------------------------------------------------------------------------
-
-
-@kernel()
-def empty_tile(count: int) -> Array:
-    """Room for so many inputs or outputs of LANES samples, where vectors do not straddle cache lines."""
-    room = np.empty(count * LANES + _CACHE_LINE, np.float32)
-    shift = (-(room.ctypes.data // 4)) % _CACHE_LINE
-    return room[shift : shift + count * LANES]
 
 
 @kernel()
@@ -224,7 +228,7 @@ def forward(
     """
     samples, widest = len(x), widths.max()
     for share in prange(shares):
-        inputs, outputs, largest = empty_tile(widest), empty_tile(widest), empty_tile(1)
+        inputs, outputs, largest = aligned(LANES * widest), aligned(LANES * widest), aligned(LANES)
         t0, t1 = tiles_of(share, shares, samples)
         for t in range(t0, t1):
             b, first = min(t * LANES, samples - LANES), 0
@@ -251,7 +255,8 @@ def forward_bounds(
     """The least and greatest outputs over boxes, [B, O] each, of the same layers; each hands on its own to the next."""
     samples, widest = len(lower), widths.max()
     for share in prange(shares):
-        low, high, small, large = empty_tile(widest), empty_tile(widest), empty_tile(widest), empty_tile(widest)
+        low, high = aligned(LANES * widest), aligned(LANES * widest)
+        small, large = aligned(LANES * widest), aligned(LANES * widest)
         t0, t1 = tiles_of(share, shares, samples)
         for t in range(t0, t1):
             b, first = min(t * LANES, samples - LANES), 0
