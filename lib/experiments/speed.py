@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -145,8 +146,10 @@ def write(speed: Speed, path: str | Path) -> None:
         del section["name"]
         section["timings"] = [timing | {"p": str(timing["p"])} for timing in section["timings"]]
     path.parent.mkdir(parents=True, exist_ok=True)
+    lines = json.dumps(body, indent=1, allow_nan=False)
+    text = re.sub(r"\n {5,}|\n {4}(?=\})", " ", lines)  # a timing a line
     with replacing(path) as new:
-        new.write_text(json.dumps(body, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        new.write_text(f"{text}\n", encoding="utf-8")
 
 
 def _section(name: str, raw: dict[str, Any]) -> Section:
