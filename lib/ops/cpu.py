@@ -1,4 +1,4 @@
-"""The l_p distance for float32 on the CPU: cuts inputs and weights into blocks and calls the Numba kernels.
+"""The l_p distance for float32 on the CPU: pads inputs and weights to whole blocks and calls the Numba kernels.
 
 Numba is imported on the first call. Inputs that are not finite, or beyond 2^126 where a difference could overflow, go
 to the reference, and so do those with distances below 2^-125. Threads: torch.get_num_threads() is the one knob; results

@@ -1,6 +1,6 @@
-"""How inputs and weights lie in memory for the CPU kernels: padded to whole blocks and tiles, outputs side by side.
+"""What the CPU kernels are handed: matrices padded to whole blocks, room for what they find, and how to share the work.
 
-The layouts are named in cpu_tiles.py, whose constants they follow; it is imported on the first call, and Numba with it.
+The constants are those of cpu_tiles.py; it is imported on the first call, and Numba with it.
 """
 
 import importlib
