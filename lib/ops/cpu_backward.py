@@ -1,9 +1,9 @@
 """Numba kernels of the backward pass, both gradients at once; layouts in `cpu_tiles.py`.
 
-A task owns one block of inputs and one share of the outputs, and works on copies of both sides and of their sums, of
-which all rows lie together; grad_x has a slab per share. Pulls are added up in runs,
-and runs in sums that carry what rounding them loses: equal pulls are all rounded the same way, which adds up. Kernels
-of a pair or a tile are inlined: a call counts its references to arrays, which takes as long as dozens of terms.
+A task owns one block of inputs and one share of the outputs, and works on copies of both, with their sums beside them;
+grad_x has a slab per share. Pulls are added up in runs, and runs in sums that carry what rounding them loses: equal
+pulls are all rounded the same way, which adds up. Kernels of a pair or a tile are inlined: a call counts its references
+to arrays, which takes as long as dozens of terms.
 """
 
 from typing import Any
