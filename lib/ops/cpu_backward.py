@@ -22,6 +22,7 @@ from lib.ops.cpu_tiles import (
     Indices,
     Rule,
     compensated,
+    fill_panel,
     four_rows,
     powers_of_block,
     store_tile,
@@ -39,14 +40,13 @@ from lib.ops.simd import (
     splat,
     splat_at,
     store,
-    transpose,
     where_greater,
     with_sign,
     zeros,
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "7826453602dc5099"
+PARTS = "22f4ab9478d0114a"
 
 # Samples whose inputs and gradients stay in the first-level cache while a dense pass goes over the outputs.
 CHUNK = 64
@@ -178,12 +178,10 @@ def backward_squared(
 
 @kernel()
 def lanes_of(block: Array, panels: int) -> Array:
-    """The same weights as panels of WIDTH outputs side by side, past the last output that output again."""
-    lanes, outputs = aligned(panels * WIDTH * BLOCK), len(block) // BLOCK
+    """The same weights as panels, one after the other."""
+    lanes = aligned(panels * WIDTH * BLOCK)
     for q in range(panels):
-        last, at = min(WIDTH, outputs - q * WIDTH) - 1, q * WIDTH * BLOCK
-        for k in range(0, BLOCK, WIDTH):
-            transpose(block, at + k, BLOCK, last, ONE, lanes, at + k * WIDTH, WIDTH)
+        fill_panel(block, q, ONE, BLOCK, len(block) // BLOCK, lanes, q * WIDTH * BLOCK)
     return lanes
 
 

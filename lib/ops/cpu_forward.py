@@ -17,6 +17,7 @@ from lib.ops.cpu_tiles import (
     Indices,
     Rule,
     compensated,
+    fill_panel,
     four_rows,
     safe_inverse,
     store_tile,
@@ -38,12 +39,11 @@ from lib.ops.simd import (
     square_root,
     store,
     total,
-    transpose,
     where_greater,
 )
 
 # Of simd.py, cpu_tiles.py and cpu_pairs.py, as there.
-PARTS = "ac2d37cd50019b99"
+PARTS = "9df0310c9da6a535"
 
 # Inputs among which the first maximum is looked for: as many as there are bits in a mask.
 SPAN = 64
@@ -105,11 +105,9 @@ def stripe_of(task: int, stripes: int, samples: int) -> tuple[int, int, int]:
 
 @kernel()
 def panel_of(w: Array, q: int, scale: np.float32, features: int, outputs: int) -> Array:
-    """scale w[q WIDTH + j, k] at k WIDTH + j: sixteen outputs side by side, those past the last repeat it."""
+    """The weights of one panel, scaled: a copy for one task."""
     lanes = aligned(features * WIDTH)
-    last = min(WIDTH, outputs - q * WIDTH) - 1
-    for k in range(0, features, WIDTH):
-        transpose(w, q * WIDTH * features + k, features, last, scale, lanes, k * WIDTH, WIDTH)
+    fill_panel(w, q, scale, features, outputs, lanes, 0)
     return lanes
 
 

@@ -28,6 +28,7 @@ from lib.ops.simd import (
     splat,
     splat_at,
     store,
+    transpose,
 )
 
 Array = NDArray[np.float32]
@@ -120,6 +121,14 @@ def four_rows(b: int, samples: int, stride: int) -> tuple[int, int, int, int]:
     """Where rows b..b+3 start; rows past the last repeat it, so that no tile is a special case."""
     last = samples - 1
     return min(b, last) * stride, min(b + 1, last) * stride, min(b + 2, last) * stride, min(b + 3, last) * stride
+
+
+@kernel()
+def fill_panel(w: Array, q: int, scale: np.float32, features: int, outputs: int, lanes: Array, at: int) -> None:
+    """lanes[at + k WIDTH + j] = scale w[q WIDTH + j, k]: sixteen outputs side by side, past the last that one again."""
+    last = min(WIDTH, outputs - q * WIDTH) - 1
+    for k in range(0, features, WIDTH):
+        transpose(w, q * WIDTH * features + k, features, last, scale, lanes, at + k * WIDTH, WIDTH)
 
 
 @kernel()
