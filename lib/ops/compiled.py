@@ -1,9 +1,18 @@
-"""Numba kernels on demand: imported on the first call, with as many threads as torch has."""
+"""Numba kernels on demand: imported on the first call, with as many threads as torch has, for one caller at a time."""
 
+import functools
 import importlib
+import threading
+from collections.abc import Callable
 from types import ModuleType
+from typing import ParamSpec, TypeVar
 
 import torch
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+_TURN = threading.RLock()
 
 
 def ready(kernels: str) -> ModuleType:
@@ -18,3 +27,17 @@ def ready(kernels: str) -> ModuleType:
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     return module
+
+
+def in_turn(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """The function, for one Python thread at a time, as is right for all that runs kernels.
+
+    They take every thread there is. And where there is no OpenMP, Numba ends a process that enters them twice at once.
+    """
+
+    @functools.wraps(function)
+    def alone(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
+        with _TURN:
+            return function(*arguments, **named)
+
+    return alone

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lib.ops import powers, reference
-from lib.ops.compiled import ready
+from lib.ops.compiled import in_turn, ready
 from lib.ops.cpu_layout import crop, pad, room, shape, shares, slabs, tiles, whole_blocks
 
 _LARGEST_INPUT = 2.0**126
@@ -29,6 +29,7 @@ _LONGEST_RUN = 64
 _LEAST_DISTANCE = 2.0**-125
 
 
+@in_turn
 def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     """y[b, o] = ||x_b - w_o||_p, x [B, I], w [O, I], y [B, O]: exact at p = inf, finite p to 1e-5 relative."""
     if not _in_range(x, w):
@@ -57,6 +58,7 @@ def _lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     return y[: len(x), : len(w)].contiguous()
 
 
+@in_turn
 def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """The p = inf distance y [B, O] and the first index i (int32 [B, O]) with |x_bi - w_oi| = y_bo."""
     if not _in_range(x, w):
@@ -69,6 +71,7 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     return y[: len(x), : len(w)].contiguous(), index
 
 
+@in_turn
 def lp_dist_backward(
     grad: Tensor, x: Tensor, w: Tensor, y: Tensor, index: Tensor, p: float, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
@@ -87,6 +90,7 @@ def lp_dist_backward(
     return grad_x if need_x else x.new_empty(0), grad_w if need_w else w.new_empty(0)
 
 
+@in_turn
 def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """Least and greatest p = inf distance over the box, each [B, O], with the roundings of the reference."""
     if not _in_range(lower, upper, w):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from lib.ops.checks import check_pair, describe, refuse_tangents
-from lib.ops.compiled import ready
+from lib.ops.compiled import in_turn, ready
 
 # Distances made at a time, three copies of them at most: a GPU has memory for more of them than a CPU can sort at once.
 _CPU_TILE, _GPU_TILE = 1 << 24, 1 << 28
@@ -107,6 +107,7 @@ def _has_kernel(count: int, *inputs: Tensor) -> bool:
     return count <= ready("order_kernels").MOST and all(math.isfinite(end) for t in inputs for end in t.aminmax())
 
 
+@in_turn
 def _largest_by_kernel(lower: Tensor, upper: Tensor, w: Tensor, count: int, least: bool) -> Tensor:
     kernels = ready("order_kernels")
     more = -w.shape[1] % kernels.STEP
@@ -118,6 +119,7 @@ def _largest_by_kernel(lower: Tensor, upper: Tensor, w: Tensor, count: int, leas
     return values[:, :, : len(w)]
 
 
+@in_turn
 def _places_by_kernel(x: Tensor, w: Tensor, values: Tensor) -> Tensor:
     kernels, places = ready("order_kernels"), torch.empty(len(x), len(w), len(values), dtype=torch.int32)
     more = -x.shape[1] % kernels.WORD
@@ -182,6 +184,7 @@ def _sort_dist_backward(
     )
 
 
+@in_turn
 def _gradient_by_kernel(grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor) -> Tensor:
     """That of x; a distance knows no difference between x and w, so that of w with all roles exchanged."""
     gx = torch.zeros_like(x, memory_format=torch.contiguous_format)
