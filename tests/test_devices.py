@@ -66,7 +66,7 @@ def test_gradients_are_those_of_the_cpu(net: Net, p: float) -> None:
     F.cross_entropy(moved(x.to(DEVICE), p), y.to(DEVICE)).backward()
     for (name, here), parameter in zip(net.named_parameters(), moved.parameters(), strict=True):
         assert here.grad is not None and parameter.grad is not None, name
-        atol = 1e-3 * here.grad.abs().max().item()
+        atol = 5e-3 * here.grad.abs().max().item()
         torch.testing.assert_close(
             parameter.grad.cpu(), here.grad, rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
         )
