@@ -12,7 +12,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tests_pass(tests: Iterable[str]) -> bool:
+def _tests_pass(tests: tuple[str, ...]) -> bool:
     """Whether all tests pass, or passed before with the same code."""
     files = (*sorted(ROOT.glob("lib/ops/*.py")), *sorted(ROOT.glob("lib/nets/*.py")), *(ROOT / test for test in tests))
     code = b"".join(path.read_bytes() for path in files)

@@ -130,10 +130,10 @@ class DistanceNet(nn.Module, ABC):
     def flushed(self) -> float:
         """What two logits move apart, at most, where all operations flush denormals to zero that otherwise are kept.
 
-        The normalisation enlarges by 1 / std what it has lost. A value that is lost can also turn a later rounding,
-        which is not in here: intervals hold where their pass and the execution treat denormals alike.
+        A value that is lost can also turn a later rounding, which is not in here: intervals hold where their pass and
+        the execution treat denormals alike.
         """
-        return self.roundings() * FLUSHED * max(1.0, 1 / self.std)
+        return self.roundings() * FLUSHED * self.normalize.gain
 
     def stack(self) -> list[DistanceLayer]:
         """All distance layers from the pixels up, the top too where it is one."""

@@ -265,6 +265,11 @@ class Normalize(nn.Module):
         if not self.mean.is_meta:
             self.check()
 
+    @property
+    def gain(self) -> float:
+        """By how much, at least 1, it enlarges what underflow takes from a pixel."""
+        return max(1.0, 1 / self.std)
+
     def check(self) -> None:
         """Raises ValueError for a mean that is not finite in float32, or a std outside 2^-100 to 2^100."""
         if not self.mean.isfinite().all():

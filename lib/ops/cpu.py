@@ -55,7 +55,7 @@ def _lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     else:
         cut = np.float32(powers.cut_ratio(p, x.shape[1]))
         k.forward_power(whole.flatten().numpy(), weights.flatten().numpy(), y.flatten().numpy(), _rule(p), cut, *sizes)
-    return y[: len(x), : len(w)].contiguous()
+    return crop(y, len(x), len(w))
 
 
 @in_turn
@@ -68,7 +68,7 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     _forward().forward_argmax(
         whole.flatten().numpy(), weights.flatten().numpy(), y.flatten().numpy(), index.numpy(), *shape(whole, weights)
     )
-    return y[: len(x), : len(w)].contiguous(), index
+    return crop(y, len(x), len(w)), index
 
 
 @in_turn
@@ -101,7 +101,7 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
         low.flatten().numpy(), high.flatten().numpy(), weights.flatten().numpy(), least.flatten().numpy(),
         greatest.flatten().numpy(), *shape(low, weights),
     )  # fmt: skip
-    return least[: len(lower), : len(w)].contiguous(), greatest[: len(lower), : len(w)].contiguous()
+    return crop(least, len(lower), len(w)), crop(greatest, len(lower), len(w))
 
 
 def _few(x: Tensor, w: Tensor, p: float) -> Tensor:
@@ -133,7 +133,7 @@ def _backward_squared(
         pad(grad, 0, odd).T.flatten().numpy(), inverse.numpy(), floor, squarings, _run(p), *shares(grad_x),
         len(weights),
     )  # fmt: skip
-    return crop(_joined(grad_x), x), crop(grad_w, w)
+    return crop(_joined(grad_x), *x.shape), crop(grad_w, *w.shape)
 
 
 def _backward_power(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[Tensor, Tensor]:
@@ -147,7 +147,7 @@ def _backward_power(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> 
         pad(grad, 0, cols).flatten().numpy(), pad(_inverse(y), 0, cols).flatten().numpy(), cutoff.flatten().numpy(),
         _rule(p - 1), _run(p), *shares(grad_x), len(w),
     )  # fmt: skip
-    return crop(_joined(grad_x), x), crop(grad_w, w)
+    return crop(_joined(grad_x), *x.shape), crop(grad_w, *w.shape)
 
 
 def _joined(slabs: Tensor) -> Tensor:

@@ -58,7 +58,6 @@ def shares(slabs: Tensor) -> tuple[int, int, int]:
     return len(slabs), slabs.shape[2] // tiles().BLOCK, slabs.shape[1]
 
 
-def crop(a: Tensor, like: Tensor) -> Tensor:
-    """Without what padded the rows and columns of `like`."""
-    rows, cols = like.shape
+def crop(a: Tensor, rows: int, cols: int) -> Tensor:
+    """The first so many rows and columns, without what padded them."""
     return a[:rows, :cols].contiguous()

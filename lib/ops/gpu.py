@@ -76,10 +76,7 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         RuntimeError: Triton finds no C compiler.
     """
     x_t, w_t = _slices(x, w)
-    peaks, spans = _peaks(x_t, w_t, with_span=True)
-    largest = peaks.max(0, keepdim=True)  # of equal ones the first
-    start = spans.gather(0, largest.indices) + largest.indices.int() * len(x_t)
-    y, index = (_crop(a[0], x, w) for a in (largest.values, start))
+    y, index = (_crop(a, x, w) for a in _first_of(*_peaks(x_t, w_t, with_span=True), len(x_t)))
     _launch_pairs("first_in_span", y, x, w, y, index, y.numel(), *w.shape, SPAN=SPAN)
     return y, index
 
@@ -123,7 +120,7 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
         RuntimeError: Triton finds no C compiler.
     """
     l_t, u_t, w_t = _slices(lower, upper, w)
-    least = lower.new_zeros(l_t.shape[1], l_t.shape[2], w_t.shape[2])
+    least = lower.new_zeros(*l_t.shape[1:], w_t.shape[2])
     greatest = torch.zeros_like(least)
     _launch("box_peaks", least, l_t, u_t, w_t, least, greatest)
     return _crop(_whole(least), lower, w), _crop(_whole(greatest), lower, w)
@@ -131,7 +128,7 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
 
 def _peaks(x_t: Tensor, w_t: Tensor, *, with_span: bool) -> tuple[Tensor, Tensor]:
     """Of each slice of the inputs the largest distance, and where in it the span starts that has it, [S, B, O] each."""
-    y = x_t.new_zeros(x_t.shape[1], x_t.shape[2], w_t.shape[2])
+    y = x_t.new_zeros(*x_t.shape[1:], w_t.shape[2])
     span = torch.empty_like(y, dtype=torch.int32) if with_span else y.new_empty(0, dtype=torch.int32)
     _launch("peaks", y, x_t, w_t, y, span, WITH_SPAN=with_span, SPAN=SPAN)
     return y, span
@@ -139,6 +136,15 @@ def _peaks(x_t: Tensor, w_t: Tensor, *, with_span: bool) -> tuple[Tensor, Tensor
 
 def _whole(peaks: Tensor) -> Tensor:
     return peaks.amax(0) if len(peaks) > 1 else peaks[0]
+
+
+def _first_of(peaks: Tensor, spans: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """The largest distance of all slices, of so many inputs each, and the start of the first span that has it."""
+    if len(peaks) == 1:
+        return peaks[0], spans[0]
+    largest = peaks.max(0, keepdim=True)  # of equal ones the first
+    start = spans.gather(0, largest.indices) + largest.indices.int() * length
+    return largest.values[0], start[0]
 
 
 def _scattered(pull: Tensor, index: Tensor, x: Tensor, w: Tensor, need_x: bool, need_w: bool) -> tuple[Tensor, Tensor]:

@@ -153,8 +153,7 @@ def _radius(net: Net, x: Tensor, y: Tensor, by_intervals: bool) -> Tensor:
 def _by_margin(net: Net, x: Tensor, y: Tensor) -> tuple[Execution, Tensor, Tensor]:
     """One pass, whether each image is right, and its margin radius, 0 where it is wrong."""
     run = net.executed(x)
-    # what underflow takes from a pixel is enlarged by 1 / std
-    run = run._replace(size=run.size.double().clamp(min=SMALLEST * max(1.0, 1 / net.std)))
+    run = run._replace(size=run.size.double().clamp(min=SMALLEST * net.normalize.gain))
     correct = run.logits.argmax(1) == y
     return run, correct, torch.where(correct, _margin_radius(net, run, y), 0.0)
 
