@@ -21,14 +21,16 @@ from typing import Any, NamedTuple
 from lib.experiments import provenance
 from lib.experiments.gpu_limit import BACKWARD, SUMS, UNITS
 from lib.experiments.speed import BOUNDS, FORWARD
-from lib.ops import gpu
+from lib.ops import gpu, gpu_scatter, order_gpu
 
+MANY = "ten distances"  # of a neuron of SortNet
 TARGET = 90  # compute capability 9.0: H100, H200
 # Those whose instructions are counted, and those that are compiled because their powers are computed in other ways.
 EXPONENTS, OTHER_EXPONENTS = (2.0, 8.0, 37.3, 1000.5), (1.0, 1.5, 3.0)
-_POINTERS = {"span": "*i32", "index": "*i32", "unit_x": "*fp64", "unit_w": "*fp64", "sums_x": "*i64", "sums_w": "*i64"}
-_NUMBERS = {"B": "i32", "O": "i32", "I": "i32", "slices": "i32", "pairs": "i32", "p": "fp32"}
-_SOURCES = ("gpu.py", "gpu_kernels.py", "powers.py")
+_POINTERS = {"span": "*i32", "index": "*i32", "places": "*i32", "sums_x": "*i64", "sums_w": "*i64"}
+_POINTERS |= {"unit_x": "*fp64", "unit_w": "*fp64"}
+_NUMBERS = {"p": "fp32"} | dict.fromkeys(("B", "O", "I", "K", "slices", "pairs", "pulls"), "i32")
+_SOURCES = ("gpu.py", "gpu_kernels.py", "gpu_launch.py", "gpu_scatter.py", "order_gpu.py", "powers.py")
 _TOOLS = {"nvdisasm": "-c", "cuobjdump": "--dump-resource-usage"}
 # By the unit that serves them: 128 lanes a clock, 64, and addresses and data of memory.
 _PIPES = {
@@ -76,13 +78,25 @@ def kernels() -> Iterator[Kernel]:
         f"{FORWARD}, for gradients", float("inf"), "first_in_span", 0, gpu.WARPS, {"SPAN": gpu.SPAN, **pairs}, False
     )
     for mark in (False, True):
-        scatter = {"NEED_X": True, "NEED_W": True, "MARK": mark, "LOST": gpu.LOST, **pairs}
-        yield Kernel(BACKWARD, float("inf"), "scatter_sums", 0, gpu.WARPS, scatter, False)
+        scatter = {"NEED_X": True, "NEED_W": True, "MARK": mark, "LOST": gpu_scatter.LOST, "PULLS": gpu_scatter.PULLS}
+        yield Kernel(BACKWARD, float("inf"), "scatter_sums", 0, gpu_scatter.WARPS, scatter, False)
+    yield _largest(f"{FORWARD}, {MANY}", LEAST=True, POINT=True, WITH_PLACES=False)
+    yield _largest(f"{FORWARD}, {MANY}, for gradients", LEAST=True, POINT=True, WITH_PLACES=True)
+    for least in (True, False):
+        yield _largest(
+            f"{BOUNDS}, {'least' if least else 'greatest'} {MANY}", LEAST=least, POINT=False, WITH_PLACES=False
+        )
 
 
 def _gradient_sums(p: float, triples: int, **changed: int) -> Kernel:
     constants = {"NEED_X": True, "NEED_W": True, "CHUNK": gpu.CHUNK, "ROWS": gpu.ROWS, "COLS": gpu.COLS, **changed}
     return Kernel(BACKWARD, p, "gradient_sums", triples, gpu.BACKWARD_WARPS, {**gpu.exponent_of(p, p - 2), **constants})
+
+
+def _largest(what: str, **kind: bool) -> Kernel:
+    constants = {**kind, "COUNT": order_gpu.MOST, "ROWS": order_gpu.ROWS, "COLS": order_gpu.COLS}
+    triples = order_gpu.ROWS * order_gpu.COLS // (32 * order_gpu.WARPS)
+    return Kernel(what, float("inf"), "largest", triples, order_gpu.WARPS, constants)
 
 
 def compiled(kernel: Kernel) -> bytes:

@@ -4,19 +4,15 @@ Triton is imported on the first call. Every answer is deterministic: fixed tiles
 integers, whose sums do not depend on the order.
 """
 
-import functools
-import importlib
-import importlib.util
 import math
-import os
-import shutil
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lib.ops import powers
+from lib.ops.gpu_launch import launch, padded
+from lib.ops.gpu_scatter import scattered
 
 # A program of the forward has up to TILE x TILE pairs, 32 of them in the registers of each thread: a step loads 12
 # values for these and is nearly all arithmetic.
@@ -41,8 +37,6 @@ _LIFTED_BITS, _LARGEST_LIFT_BITS = 100, 126
 _FAR = 2.0**127
 # Inputs among which the first maximum is looked for, and pairs of a program that looks at each pair alone.
 SPAN, PAIRS = 16, 1024
-# The p = inf backward: bits of the integers that it sums, and the one that stands for NaN.
-_SUM_BITS, LOST = 61, -(2**63)
 
 
 def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
@@ -77,7 +71,10 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """
     x_t, w_t = _slices(x, w)
     y, index = (_crop(a, x, w) for a in _first_of(*_peaks(x_t, w_t, with_span=True), len(x_t)))
-    _launch_pairs("first_in_span", y, x, w, y, index, y.numel(), *w.shape, SPAN=SPAN)
+    launch(
+        "first_in_span", y, -(-y.numel() // PAIRS), x, w, y, index, y.numel(), *w.shape, SPAN=SPAN, PAIRS=PAIRS,
+        num_warps=WARPS, enable_fp_fusion=False,
+    )  # fmt: skip
     return y, index
 
 
@@ -87,7 +84,7 @@ def lp_dist_backward(
     """Gradients of sum_bo grad_bo y_bo in x [B, I] and in w [O, I]; one that is not needed comes back empty, [0].
 
     Finite p: dy/dx_i = sign(t_i) (|t_i| / y)^(p-1), sign(0) = 0, dy/dw = -dy/dx, both from one pass over all triples.
-    p = inf: sign(t_i) at i = index, sign(0) = +1, summed as integers, see `_scattered`; an infinite grad gives NaN.
+    p = inf: sign(t_i) at i = index, sign(0) = +1, summed by `scattered`; an infinite grad gives NaN.
 
     Raises:
         ModuleNotFoundError: Triton is not installed.
@@ -97,7 +94,7 @@ def lp_dist_backward(
         at = index.long()
         t = x.gather(1, at) - w.gather(1, at.T).T
         pull = torch.where(t.isnan(), t, torch.where(t < 0, -grad, grad))
-        return _scattered(pull, index, x, w, need_x, need_w)
+        return scattered(pull[..., None], index[..., None], x, w, need_x, need_w)
     infinite = y.isinf()
     lift = _lift(x, w, infinite.any() & (p > 1))
     # At p = 1 only the sign counts, and no ratio may underflow and lose it.
@@ -147,36 +144,6 @@ def _first_of(peaks: Tensor, spans: Tensor, length: int) -> tuple[Tensor, Tensor
     return largest.values[0], start[0]
 
 
-def _scattered(pull: Tensor, index: Tensor, x: Tensor, w: Tensor, need_x: bool, need_w: bool) -> tuple[Tensor, Tensor]:
-    """sum_o pull[b, o] at each (b, index[b, o]), like x, and -sum_b pull[b, o] at each (o, index[b, o]), like w.
-
-    Of n terms each is rounded to 2 n 2^-60 of the largest that the same sample (for x) or output (for w) has.
-    """
-    size = pull.abs().where(pull.isfinite(), 0)
-    unit_x, unit_w = _sum_unit(size, 1), _sum_unit(size, 0)
-    sums_x, sums_w = (
-        torch.zeros(like.shape if needed else (0,), dtype=torch.int64, device=x.device)
-        for like, needed in ((x, need_x), (w, need_w))
-    )
-    for mark in (False, True):
-        _launch_pairs(
-            "scatter_sums", pull, pull.contiguous(), index.contiguous(), unit_x, unit_w, sums_x, sums_w,
-            pull.numel(), *w.shape, NEED_X=need_x, NEED_W=need_w, MARK=mark, LOST=LOST,
-        )  # fmt: skip
-    grad_x = _rounded(sums_x, unit_x) if need_x else x.new_empty(0)
-    return grad_x, _rounded(sums_w, unit_w) if need_w else w.new_empty(0)
-
-
-def _sum_unit(size: Tensor, dim: int) -> Tensor:
-    """A power of two for each sum over dim, times which its terms, up to `size`, add up to less than 2^61; float64."""
-    largest = size.amax(dim) if size.numel() else size.sum(dim)
-    return torch.exp2((_SUM_BITS - size.shape[dim].bit_length() - torch.frexp(largest).exponent).double())
-
-
-def _rounded(sums: Tensor, unit: Tensor) -> Tensor:
-    return (sums.double() / unit[:, None]).float().masked_fill_(sums == LOST, math.nan)
-
-
 def _gradients(
     x: Tensor, w: Tensor, grad: Tensor, scale: Tensor, p: float, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
@@ -186,8 +153,8 @@ def _gradients(
     without rows.
     """
     width = columns_of(x.shape[1])
-    wide, weights = _padded(x, 1, width), _padded(w, ROWS, width)
-    grad, scale = _padded(grad, 1, ROWS), _padded(scale, 1, ROWS)
+    wide, weights = padded(x, 1, width), padded(w, ROWS, width)
+    grad, scale = padded(grad, 1, ROWS), padded(scale, 1, ROWS)
     grad_x = wide.new_zeros(len(wide) if need_x else 0, wide.shape[1])
     grad_w = weights.new_zeros(len(weights) if need_w else 0, wide.shape[1])
     tiles = _LARGEST_PARTS // max(1, wide[:SAMPLES].numel()) if need_x else len(weights)
@@ -210,11 +177,11 @@ def _add_gradients(
     """Add -sum_b u to grad_w and return sums of u over ROWS outputs each, [O / ROWS, B, I]; of whole tiles."""
     width = columns_of(x.shape[1])
     parts_x = x.new_empty(len(w) // ROWS if need_x else 0, *x.shape)
-    with torch.cuda.device_of(x):
-        _kernels().gradient_sums[(w.numel() // (ROWS * width),)](
-            x, w, grad, scale, parts_x, grad_w, len(x), *w.shape, **exponent_of(p, p - 2), NEED_X=need_x, NEED_W=need_w,
-            CHUNK=CHUNK, ROWS=ROWS, COLS=width, num_warps=BACKWARD_WARPS, enable_fp_fusion=True,
-        )  # fmt: skip
+    launch(
+        "gradient_sums", grad_w, w.numel() // (ROWS * width), x, w, grad, scale, parts_x, grad_w, len(x), *w.shape,
+        **exponent_of(p, p - 2), NEED_X=need_x, NEED_W=need_w, CHUNK=CHUNK, ROWS=ROWS, COLS=width,
+        num_warps=BACKWARD_WARPS, enable_fp_fusion=True,
+    )  # fmt: skip
     return parts_x
 
 
@@ -288,14 +255,8 @@ def _slices(*matrices: Tensor) -> list[Tensor]:
     """
     tiles = math.prod(-(-len(a) // tile_of(len(a))) for a in (matrices[0], matrices[-1]))
     slices = max(1, min(LEAST_PROGRAMS // max(1, tiles), matrices[0].shape[1] // LEAST_SLICE))
-    padded = (_padded(a, tile_of(len(a)), slices) for a in matrices)
-    return [a.unflatten(1, (slices, -1)).permute(2, 1, 0).contiguous() for a in padded]
-
-
-def _padded(a: Tensor, rows: int, cols: int) -> Tensor:
-    """Zeros added up to multiples of so many rows and columns; contiguous, a itself where nothing is missing."""
-    rows, cols = -a.shape[0] % rows, -a.shape[1] % cols
-    return F.pad(a, (0, cols, 0, rows)) if rows or cols else a.contiguous()
+    whole = (padded(a, tile_of(len(a)), slices) for a in matrices)
+    return [a.unflatten(1, (slices, -1)).permute(2, 1, 0).contiguous() for a in whole]
 
 
 def _crop(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
@@ -303,31 +264,10 @@ def _crop(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
 
 
 def _launch(kernel: str, out: Tensor, x_t: Tensor, *arguments: Tensor, **constants: Any) -> None:
-    """One program for each tile and slice of out [S, B, O], on its device; x_t [I / S, S, B] is the first argument."""
+    """One program for each tile and slice of out [S, B, O]; x_t [I / S, S, B] is the first argument."""
     slices, samples, outputs = out.shape
     rows, cols = tile_of(samples), tile_of(outputs)
-    with torch.cuda.device_of(out):
-        getattr(_kernels(), kernel)[(out.numel() // (rows * cols),)](
-            x_t, *arguments, slices * samples, outputs, len(x_t), slices, **constants, ROWS=rows, COLS=cols,
-            num_warps=WARPS, enable_fp_fusion=True,
-        )  # fmt: skip
-
-
-def _launch_pairs(kernel: str, pairs: Tensor, *arguments: Tensor | int, **constants: Any) -> None:
-    """One program for PAIRS entries of pairs [B, O], on their device."""
-    if pairs.numel():
-        with torch.cuda.device_of(pairs):
-            getattr(_kernels(), kernel)[(-(-pairs.numel() // PAIRS),)](
-                *arguments, **constants, PAIRS=PAIRS, num_warps=WARPS, enable_fp_fusion=False
-            )
-
-
-@functools.cache
-def _kernels() -> Any:
-    if importlib.util.find_spec("triton") is None:
-        raise ModuleNotFoundError("lp_dist on CUDA needs Triton, which is not installed: run `pip install triton`")
-    kernels = importlib.import_module("lib.ops.gpu_kernels")
-    compiled = isinstance(kernels.peaks, kernels.triton.JITFunction)  # and not interpreted
-    if compiled and not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        raise RuntimeError("lp_dist on CUDA needs a C compiler for Triton: install gcc or clang, or name another in CC")
-    return kernels
+    launch(
+        kernel, out, out.numel() // (rows * cols), x_t, *arguments, slices * samples, outputs, len(x_t), slices,
+        **constants, ROWS=rows, COLS=cols, num_warps=WARPS, enable_fp_fusion=True,
+    )  # fmt: skip

@@ -106,10 +106,10 @@ def _tile(rows, cols, slices, ROWS: tl.constexpr, COLS: tl.constexpr):
 
 
 @triton.jit
-def _pairs(pairs, PAIRS: tl.constexpr):
-    """This program's (sample, output) pairs, counted row by row, and whether they exist."""
-    n = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
-    return n, n < pairs
+def _these(total, EACH: tl.constexpr):
+    """Which of so many things, counted row by row, are this program's, and whether they exist."""
+    n = tl.program_id(0).to(tl.int64) * EACH + tl.arange(0, EACH)
+    return n, n < total
 
 
 @triton.jit
@@ -144,7 +144,7 @@ def peaks(
 @triton.jit
 def first_in_span(x, w, y, span, pairs, O, I, SPAN: tl.constexpr, PAIRS: tl.constexpr):
     """span[b, o] becomes the first of its SPAN inputs i with |x[b, i] - w[o, i]| = y[b, o], or NaN."""
-    n, inside = _pairs(pairs, PAIRS)
+    n, inside = _these(pairs, PAIRS)
     largest, start = tl.load(y + n, inside, 0.0), tl.load(span + n, inside, 0)
     first = start
     for back in tl.static_range(SPAN):
@@ -219,23 +219,25 @@ def gradient_sums(
 
 @triton.jit
 def scatter_sums(
-    pull, index, unit_x, unit_w, sums_x, sums_w, pairs, O, I, NEED_X: tl.constexpr, NEED_W: tl.constexpr,
-    MARK: tl.constexpr, LOST: tl.constexpr, PAIRS: tl.constexpr,
+    pull, index, unit_x, unit_w, sums_x, sums_w, O, K, pulls, I, NEED_X: tl.constexpr, NEED_W: tl.constexpr,
+    MARK: tl.constexpr, LOST: tl.constexpr, PULLS: tl.constexpr,
 ):  # fmt: skip
-    """sums_x[b, index[b, o]] += unit_x[b] pull[b, o] and sums_w[o, index[b, o]] -= unit_w[o] pull[b, o], as integers.
+    """sums_x[b, i] += unit_x[b] pull[b, o, k] and sums_w[o, i] -= unit_w[o] pull[b, o, k], i = index[b, o, k], as
+    integers.
 
     Where the pull is not finite they become LOST. Two launches: one that adds, and one to MARK what is lost, so that no
     sum is built upon a mark.
     """
-    n, inside = _pairs(pairs, PAIRS)
+    n, inside = _these(pulls, PULLS)
     here = tl.load(pull + n, inside, 0.0)
     i = tl.load(index + n, inside, 0)
+    b, o = n // (O * K), n // K % O
     finite = tl.abs(here) < float("inf")
     here = tl.where(finite, here, 0.0)
     if NEED_X:
-        _scatter(sums_x + n // O * I + i, here, unit_x + n // O, inside, finite, MARK, LOST)
+        _scatter(sums_x + b * I + i, here, unit_x + b, inside, finite, MARK, LOST)
     if NEED_W:
-        _scatter(sums_w + n % O * I + i, -here, unit_w + n % O, inside, finite, MARK, LOST)
+        _scatter(sums_w + o * I + i, -here, unit_w + o, inside, finite, MARK, LOST)
 
 
 @triton.jit
@@ -266,3 +268,57 @@ def box_peaks(l_t, u_t, w_t, lower, upper, B, O, I, slices, ROWS: tl.constexpr, 
         w_t += O * slices
     tl.store(lower + place, least)
     tl.store(upper + place, greatest)
+
+
+@triton.jit
+def largest(
+    low_t, high_t, w_t, values, places, B, O, I, LEAST: tl.constexpr, POINT: tl.constexpr, WITH_PLACES: tl.constexpr,
+    COUNT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """values[k, b, o]: the k-th largest distance from w, at its least or its greatest over the box, or of the point
+    that the box is; on request also places[b, o, k], its input. I is at least COUNT."""
+    b, o, place = _tile(B, O, 1, ROWS, COLS)
+    best = (tl.full([ROWS, COLS], -1.0, tl.float32),) * COUNT  # less than any distance
+    found = (tl.zeros([ROWS, COLS], tl.int32),) * (COUNT if WITH_PLACES else 1)
+    for i in range(I):
+        w = tl.load(w_t + o)[None, :]
+        from_low = tl.load(low_t + b)[:, None] - w
+        t = tl.abs(from_low) if POINT else _from_box(from_low, tl.load(high_t + b)[:, None] - w, LEAST)
+        if WITH_PLACES:
+            found = _places_with(found, best, t, i)
+        best = _with(best, t)
+        low_t += B
+        high_t += B
+        w_t += O
+    for k in tl.static_range(COUNT):
+        tl.store(values + place, best[k])
+        values += B.to(tl.int64) * O
+        if WITH_PLACES:
+            tl.store(places + place * COUNT + k, found[k])
+
+
+@triton.jit
+def _from_box(from_low, from_high, LEAST: tl.constexpr):
+    if LEAST:
+        t = tl.maximum(tl.maximum(from_low, -from_high, propagate_nan=NAN), 0.0, propagate_nan=NAN)
+    else:
+        t = tl.maximum(tl.abs(from_low), tl.abs(from_high), propagate_nan=NAN)
+    return t
+
+
+@triton.jit
+def _with(best, t):
+    """A falling list with t at its place in it, and without its last entry; NaN stays in all of them."""
+    longer = (tl.maximum(best[0], t, propagate_nan=NAN),)
+    for k in tl.static_range(1, len(best)):
+        longer += (tl.maximum(best[k], tl.minimum(best[k - 1], t, propagate_nan=NAN), propagate_nan=NAN),)  # type: ignore[assignment]
+    return longer
+
+
+@triton.jit
+def _places_with(places, best, t, i):
+    """Those of the entries of `_with(best, t)`, for t at input i: behind all that are as large."""
+    moved = (tl.where(t > best[0], i, places[0]),)
+    for k in tl.static_range(1, len(best)):
+        moved += (tl.where(t > best[k - 1], places[k - 1], tl.where(t > best[k], i, places[k])),)  # type: ignore[assignment]
+    return moved

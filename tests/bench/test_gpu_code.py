@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench import gpu_code
-from lib.ops import gpu
+from lib.ops import gpu, order_gpu
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -124,6 +124,9 @@ def launch_all(x: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> None:
         gpu.lp_dist(x, w, p)
         for needs in ((True, True), (True, False), (False, True)):
             gpu.lp_dist_backward(y, x, w, y, torch.zeros_like(y, dtype=torch.int32), p, *needs)
+    order_gpu.largest_with_places(x, w, 1)
+    for least in (True, False):
+        order_gpu.largest(x, x + 1, w, 1, least=least)
 
 
 @pytest.mark.skipif(not gpu_code.can_compile(), reason="needs Triton with what it brings for NVIDIA: Linux")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.ops import gpu, powers, reference
+from lib.ops import gpu, gpu_launch, powers, reference
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton: pip install triton"),
@@ -449,8 +449,8 @@ def test_importing_the_module_imports_no_triton() -> None:
 
 def test_a_missing_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    gpu._kernels.cache_clear()
-    with pytest.raises(ModuleNotFoundError, match="needs Triton, which is not installed: run `pip install triton`"):
+    gpu_launch._kernels.cache_clear()
+    with pytest.raises(ModuleNotFoundError, match="need Triton, which is not installed: run `pip install triton`"):
         gpu.lp_dist(rand(1, 1), rand(1, 1), 2.0)
 
 
@@ -459,10 +459,8 @@ def test_a_missing_compiler_is_named_where_kernels_are_compiled(monkeypatch: pyt
     monkeypatch.setattr(shutil, "which", lambda name: None)
     kernels = SimpleNamespace(peaks=None, triton=SimpleNamespace(JITFunction=type(None)))
     monkeypatch.setattr(importlib, "import_module", lambda name: kernels)
-    gpu._kernels.cache_clear()
-    with pytest.raises(
-        RuntimeError, match="needs a C compiler for Triton: install gcc or clang, or name another in CC"
-    ):
+    gpu_launch._kernels.cache_clear()
+    with pytest.raises(RuntimeError, match="need a C compiler for Triton: install gcc or clang, or name another in CC"):
         gpu.lp_dist(rand(1, 1), rand(1, 1), 2.0)
 
 

@@ -8,12 +8,14 @@ import pytest
 from numba import njit
 from numba.core import caching
 
-from lib.ops import cpu_backward, cpu_forward, cpu_pairs, cpu_tiles, order_kernels, simd, sparse_kernels
+from lib.ops import cpu_backward, cpu_forward, cpu_pairs, cpu_tiles, order_cpu_kernels, simd, sparse_kernels
 
 LANES = np.arange(simd.WIDTH, dtype=np.float32)
 
 
-@pytest.mark.parametrize("kernels", [cpu_tiles, cpu_pairs, cpu_forward, cpu_backward, order_kernels, sparse_kernels])
+@pytest.mark.parametrize(
+    "kernels", [cpu_tiles, cpu_pairs, cpu_forward, cpu_backward, order_cpu_kernels, sparse_kernels]
+)
 def test_a_file_of_kernels_changes_with_what_it_imports(kernels: ModuleType) -> None:
     # Otherwise Numba's cache would go on serving kernels compiled from the old parts.
     source = Path(kernels.__file__).read_text()  # type: ignore[arg-type]

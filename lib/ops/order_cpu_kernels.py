@@ -1,4 +1,4 @@
-"""Numba kernels of the largest distances, float32 on the CPU; `order.py` packs the panels and calls them.
+"""Numba kernels of the largest distances, float32 on the CPU; `order_cpu.py` packs the panels and calls them.
 
 Layout: `lanes` [P, I * WIDTH]: panels of WIDTH outputs side by side, one row of WIDTH weights per input, inputs padded
 to a multiple of STEP. No fast-math at all: every value is the executed |x - w| itself, the same in every kernel.

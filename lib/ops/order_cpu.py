@@ -1,0 +1,77 @@
+"""The largest distances in float32 on the CPU, by Numba kernels; functions as in `order_reference.py`.
+
+Inputs that are not finite, and more order statistics than the kernels keep, go to the reference.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lib.ops import order_reference
+from lib.ops.compiled import in_turn, ready
+
+
+def largest(lower: Tensor, upper: Tensor, w: Tensor, count: int, *, least: bool) -> Tensor:
+    """The `count` largest distances [K, B, O] in falling order, each at its least or its greatest over the box."""
+    if _in_range(count, lower, upper, w):
+        return _largest(lower, upper, w, count, least)
+    return order_reference.largest(lower, upper, w, count, least=least)
+
+
+def largest_with_places(x: Tensor, w: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest distances [K, B, O] in falling order, and their inputs [B, O, K], int32: of equal ones the
+    first."""
+    if _in_range(count, x, w):
+        values = _largest(x, x, w, count, least=True)
+        return values, _places(x, w, values)
+    return order_reference.largest_with_places(x, w, count)
+
+
+def gradients(
+    grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor, need_x: bool, need_w: bool
+) -> tuple[Tensor, Tensor]:
+    """As `order_reference.gradients`."""
+    if not _in_range(len(c), x, w):
+        return order_reference.gradients(grad, x, w, c, places, need_x, need_w)
+    return (
+        _gradient(grad, x, w, c, places) if need_x else x.new_empty(0),
+        # a distance knows no difference between x and w: that of w with all roles exchanged
+        _gradient(grad.T, w, x, c, places.transpose(0, 1)) if need_w else w.new_empty(0),
+    )
+
+
+def _in_range(count: int, *inputs: Tensor) -> bool:
+    if not all(t.numel() for t in inputs):
+        return False
+    # maxima in the kernels would lose a NaN
+    return count <= ready("order_cpu_kernels").MOST and all(math.isfinite(end) for t in inputs for end in t.aminmax())
+
+
+@in_turn
+def _largest(lower: Tensor, upper: Tensor, w: Tensor, count: int, least: bool) -> Tensor:
+    kernels = ready("order_cpu_kernels")
+    more = -w.shape[1] % kernels.STEP
+    low, high = F.pad(lower, (0, more)), F.pad(upper, (0, more))
+    panels = F.pad(w, (0, more, 0, -len(w) % kernels.WIDTH)).unflatten(0, (-1, kernels.WIDTH))
+    lanes = panels.transpose(1, 2).flatten(1)
+    values = lower.new_empty(count, len(lower), len(lanes) * kernels.WIDTH)
+    kernels.largest(*(t.contiguous().numpy() for t in (low, high, lanes)), least, values.numpy())
+    return values[:, :, : len(w)]
+
+
+@in_turn
+def _places(x: Tensor, w: Tensor, values: Tensor) -> Tensor:
+    kernels, places = ready("order_cpu_kernels"), torch.empty(len(x), len(w), len(values), dtype=torch.int32)
+    more = -x.shape[1] % kernels.WORD
+    x, w = F.pad(x, (0, more), value=math.nan), F.pad(w, (0, more))
+    kernels.find(*(t.contiguous().numpy() for t in (x, w, values)), places.numpy())
+    return places
+
+
+@in_turn
+def _gradient(grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor) -> Tensor:
+    gx = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    ready("order_cpu_kernels").gradient(*(t.contiguous().numpy() for t in (grad, x, w, c, places)), gx.numpy())
+    return gx
