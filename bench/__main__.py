@@ -69,7 +69,7 @@ def _tests_pass(tests: tuple[str, ...]) -> bool:
     stamp = ROOT / "runs" / f"bench-{hashlib.sha256(code).hexdigest()[:16]}"
     if stamp.exists():
         return True
-    if subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT).returncode:
+    if subprocess.run([sys.executable, "-m", "pytest", "-o", "addopts=", "-q", *tests], cwd=ROOT).returncode:
         return False
     stamp.parent.mkdir(exist_ok=True)
     stamp.touch()

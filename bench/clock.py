@@ -10,6 +10,8 @@ from lib.experiments.speed import Timing
 RUNS = 5
 # A run shorter than this would measure the clock: short work is repeated within a run.
 _LEAST_SECONDS = 0.01
+# A GPU that was idle takes so long to raise its frequency.
+_WARM_SECONDS = 0.5
 
 Work = Callable[[], object]
 # What a section finds: timings, and who was left out for which reason.
@@ -29,6 +31,7 @@ def once(work: Work, repeats: int = 1) -> float:
 def runs(work: Work, count: int = RUNS) -> tuple[float, ...]:
     """Seconds of each of `count` runs, after one that is left out: it may compile."""
     work()
+    _warm(work)
     repeats = max(1, int(_LEAST_SECONDS / once(work)))
     return tuple(once(work, repeats) for _ in range(count))
 
@@ -37,9 +40,18 @@ def in_turn(works: Sequence[Work], count: int = RUNS) -> list[tuple[float, ...]]
     """Seconds of each of `count` runs of each piece, one after the other in each round, so that all meet one load."""
     for work in works:
         work()
+    _warm(*works)
     return list(zip(*([once(work) for work in works] for _ in range(count)), strict=True))
 
 
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def _warm(*works: Work) -> None:
+    if torch.cuda.is_available():
+        began = time.perf_counter()
+        while time.perf_counter() - began < _WARM_SECONDS:
+            for work in works:
+                once(work)

@@ -27,9 +27,9 @@ MANY = "ten distances"  # of a neuron of SortNet
 TARGET = 90  # compute capability 9.0: H100, H200
 # Those whose instructions are counted, and those that are compiled because their powers are computed in other ways.
 EXPONENTS, OTHER_EXPONENTS = (2.0, 8.0, 37.3, 1000.5), (1.0, 1.5, 3.0)
-_POINTERS = {"span": "*i32", "index": "*i32", "places": "*i32", "sums_x": "*i64", "sums_w": "*i64"}
-_POINTERS |= {"unit_x": "*fp64", "unit_w": "*fp64"}
-_NUMBERS = {"p": "fp32"} | dict.fromkeys(("B", "O", "I", "K", "slices", "pairs", "pulls"), "i32")
+_POINTERS = {"span": "*i32", "index": "*i32", "places": "*i32", "sums": "*i64", "sums_x": "*i64", "sums_w": "*i64"}
+_POINTERS |= {"inverse": "*fp64", "unit_x": "*fp64", "unit_w": "*fp64"}
+_NUMBERS = {"p": "fp32"} | dict.fromkeys(("B", "O", "I", "K", "slices", "pairs", "pulls", "entries"), "i32")
 _SOURCES = ("gpu.py", "gpu_kernels.py", "gpu_launch.py", "gpu_scatter.py", "order_gpu.py", "powers.py")
 _TOOLS = {"nvdisasm": "-c", "cuobjdump": "--dump-resource-usage"}
 # By the unit that serves them: 128 lanes a clock, 64, and addresses and data of memory.
@@ -78,8 +78,10 @@ def kernels() -> Iterator[Kernel]:
         f"{FORWARD}, for gradients", float("inf"), "first_in_span", 0, gpu.WARPS, {"SPAN": gpu.SPAN, **pairs}, False
     )
     for mark in (False, True):
-        scatter = {"NEED_X": True, "NEED_W": True, "MARK": mark, "LOST": gpu_scatter.LOST, "PULLS": gpu_scatter.PULLS}
+        scatter = {"NEED_X": True, "NEED_W": True, "MARK": mark, "LOST": gpu_scatter.LOST, "PULLS": gpu_scatter.EACH}
         yield Kernel(BACKWARD, float("inf"), "scatter_sums", 0, gpu_scatter.WARPS, scatter, False)
+    rounded = {"LOST": gpu_scatter.LOST, "ENTRIES": gpu_scatter.EACH}
+    yield Kernel(BACKWARD, float("inf"), "rounded_sums", 0, gpu_scatter.WARPS, rounded, False)
     yield _largest(f"{FORWARD}, {MANY}", LEAST=True, POINT=True, WITH_PLACES=False)
     yield _largest(f"{FORWARD}, {MANY}, for gradients", LEAST=True, POINT=True, WITH_PLACES=True)
     for least in (True, False):

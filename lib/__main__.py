@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--num-nodes", type=int, default=1, help="machines, by NODE_RANK, MASTER_ADDR and MASTER_PORT")
     one.add_argument("--data-root", help="folder of the data sets (default: LINF_DATA, else data/)")
     one.add_argument("--max-minutes", type=float, help="stop training after so long; the same call goes on from there")
-    one.add_argument("--results", default="results", help="folder of the ledger")
+    one.add_argument(
+        "--results", default="results", help="folder of the ledger; a record of the same run that it has is replaced"
+    )
     one.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change one field of the recipe (TOML value)"
     )

@@ -250,6 +250,8 @@ class TestBadValues:
             plain.replace(epochs_const=0, epochs_ramp=0, epochs_inf=0)
 
     def test_unknown_override_is_refused_with_the_nearest_field(self, plain: Recipe) -> None:
+        with pytest.raises(ValueError, match=r"unknown recipe field 'eps', did you mean 'eps_test'\?"):
+            load("mnist/linf-dist-net", "smoke").replace(eps=0.1)
         with pytest.raises(ValueError, match=r"unknown recipe field 'widht', did you mean 'width'\?"):
             plain.replace(widht=64)
 

@@ -93,7 +93,8 @@ def read_table(path: str | Path) -> Table:
     try:
         with np.load(data, allow_pickle=False) as archive:
             columns = dict(archive)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError) as error:
+    # a runtime error for a method of compression, or of encryption, that a damaged byte asks for
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, lzma.LZMAError) as error:
         raise ValueError(f"{data} is no whole table, expected an .npz archive: {error}") from error
     missing = [name for name in COLUMNS if name not in columns]
     if missing:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -83,12 +84,12 @@ class Table:
     """What happened to each of the n images, as arrays.
 
     Raises:
-        ValueError: arrays of different lengths, or radii that are no numbers.
+        ValueError: arrays of different lengths, or radii outside [0, 1].
     """
 
     label: npt.NDArray[np.int16]  # [n]
     prediction: npt.NDArray[np.int16]  # [n]
-    radius: npt.NDArray[np.float64]  # [n] margin radius in pixels, 0 where the prediction is wrong
+    radius: npt.NDArray[np.float64]  # [n] margin radius in pixels, at most 1, 0 where the prediction is wrong
     certified: dict[str, Bools]  # method -> [n]
     robust: Bools  # [n] right, and right after the paper's attack
     robust_strong: Bools  # [n] also right after the stronger attack
@@ -106,8 +107,11 @@ class Table:
             expected = {"radii": self.radii.shape[:1], "survived": (n, *self.radii.shape)}.get(name, (n,))
             if shape != expected:
                 raise ValueError(f"{name} has shape {list(shape)}, expected {list(expected)}")
-        if not (np.isfinite(self.radius).all() and np.isfinite(self.radii).all()):
-            raise ValueError("radius or radii holds a value that is not finite, expected radii in pixels")
+        for name in ("radius", "radii"):
+            radii = getattr(self, name)
+            if not ((radii >= 0) & (radii <= 1)).all():
+                wrong = radii[~((radii >= 0) & (radii <= 1))][0]
+                raise ValueError(f"{name} holds {wrong}, expected radii in pixels from 0 to 1")
 
     @property
     def clean(self) -> Bools:
@@ -128,7 +132,7 @@ COLUMNS: dict[str, type] = {
 
 def check_agreement(record: Record, table: Table) -> None:
     """Every implication holds for every image, and the table's counts are the record's."""
-    _check_implications(table)
+    _check_implications(record, table)
     ours = {"n": len(table.label)} | {name: int(getattr(table, name).sum()) for name in _VERDICTS}
     theirs = {name: getattr(record, name) for name in ours}
     ours |= {f"certified[{method!r}]": int(verdicts.sum()) for method, verdicts in table.certified.items()}
@@ -140,18 +144,45 @@ def check_agreement(record: Record, table: Table) -> None:
 _VERDICTS = ("clean", "robust", "robust_strong")
 
 
-def _check_implications(table: Table) -> None:
-    claims = [(f"certified by {method}", verdicts, "robust_strong") for method, verdicts in table.certified.items()]
-    claims += [("robust_strong", table.robust_strong, "robust"), ("robust", table.robust, "clean")]
-    claims += [("of positive radius", table.radius > 0, "clean")]
-    claims += [(f"robust at {r}", table.survived[:, k], "clean") for k, r in enumerate(table.radii)]
+def _check_implications(record: Record, table: Table) -> None:
+    claims = [*_verdicts(table), *_within_radii(table, record.eps)]
     broken = [
         f"{int(offending.sum())} images are {stronger} but not {weaker}"
-        for stronger, verdicts, weaker in claims
-        if (offending := verdicts & ~getattr(table, weaker)).any()
+        for stronger, verdicts, weaker, wanted in claims
+        if (offending := verdicts & ~wanted).any()
     ]
     if broken:
-        raise ValueError(f"{'; '.join(broken)}, expected certified => robust_strong => robust => clean for every image")
+        raise ValueError(
+            f"{'; '.join(broken)}, expected certified => robust_strong => robust => clean for every image, "
+            "within smaller radii too"
+        )
+
+
+_Claim = tuple[str, Bools, str, Bools]
+
+
+def _verdicts(table: Table) -> Iterator[_Claim]:
+    """What is asked at the radius of evaluation: (stronger, [n], weaker, [n])."""
+    for method, verdicts in table.certified.items():
+        yield f"certified by {method}", verdicts, "robust_strong", table.robust_strong
+    yield "robust_strong", table.robust_strong, "robust", table.robust
+    yield "robust", table.robust, "clean", table.clean
+    yield "of positive radius", table.radius > 0, "clean", table.clean
+
+
+def _within_radii(table: Table, eps: float) -> Iterator[_Claim]:
+    """What a proof within one radius says of others, and that the attack at the radius of evaluation is the same."""
+    for method, verdicts in table.certified.items():
+        yield f"of radius above {eps}", table.radius > eps, f"certified by {method}", verdicts
+    proved = np.logical_or.reduce([*table.certified.values(), np.zeros_like(table.robust)])
+    for radius, survived in zip(table.radii, table.survived.T, strict=True):
+        yield f"robust at {radius}", survived, "clean", table.clean
+        yield f"of radius above {radius}", table.radius > radius, f"robust at {radius}", survived
+        if radius <= eps:
+            yield f"certified at {eps}", proved, f"robust at {radius}", survived
+        if radius == eps:
+            yield "robust", table.robust, f"robust at {radius}", survived
+            yield f"robust at {radius}", survived, "robust", table.robust
 
 
 def check_schema(schema: int) -> None:
@@ -226,8 +257,9 @@ def _check_counts(record: Record) -> None:
             f"attacks name {sorted(record.attacks)} and certificates {sorted(record.certificates)}, "
             f"expected robust, robust_strong and {sorted(record.certified)}"
         )
-    if record.n < 1:
-        raise ValueError(f"n is {record.n}, expected at least one image")
+    if record.n < 1 or record.n > (record.recipe.test_limit or record.n):
+        limit = f" and at most test_limit = {record.recipe.test_limit}" if record.recipe.test_limit else ""
+        raise ValueError(f"n is {record.n}, expected at least one image{limit}")
     most, least = max(record.certified.values(), default=0), min(record.certified.values(), default=0)
     chain = (most, record.robust_strong, record.robust, record.clean, record.n)
     if least < 0 or list(chain) != sorted(chain):

@@ -65,8 +65,9 @@ def run(
         The record, as written. A run that dies leaves none; the same call goes on from its last checkpoint.
 
     Raises:
-        ValueError, TypeError: an unknown recipe, budget, device or field, a value out of range, a record in the way of
-            another recipe file of the same name, or another process at this very run, before work starts.
+        ValueError, TypeError: an unknown recipe, budget, device or field, a value out of range, results that are no
+            folder, a record in the way of another recipe file of the same name, or another process at this very run,
+            before work starts.
         FileNotFoundError: data that is not there and cannot be downloaded.
         lib.training.fit.Unfinished: max_minutes ran out.
         lib.training.callbacks.Diverged: the loss is no finite number any more; training stopped there.
@@ -82,6 +83,8 @@ def run(
     resolved = as_found(resolved, data)
     changed = {name: getattr(resolved, name) for name in changed}
     path = ledger.path_of(results, resolved, budget, seed, changed)
+    if Path(results).exists() and not Path(results).is_dir():
+        raise ValueError(f"results is {results}, expected a folder")
     _check_replaces(path, resolved)
     workdir = path.with_name(f".{path.stem}")
     # of several machines, the first one holds the folder, evaluates and writes

@@ -34,9 +34,9 @@ def with_spread(row: Any, measure: str) -> str:
 
 
 def shown_eps(eps: float) -> str:
-    """A radius as people write it: "0.3", but "8/255"."""
-    short, levels = f"{eps:.4g}", round(255 * eps)
-    return f"{levels}/255" if float(short) != eps == levels / 255 else short
+    """A radius as people write it, "0.3" but "8/255", and never another one."""
+    exact, levels = repr(float(eps)), round(255 * eps)
+    return f"{levels}/255" if len(exact) > 6 and eps == levels / 255 else exact
 
 
 def unchanged(results: str | Path) -> list[Record]:

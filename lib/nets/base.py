@@ -156,9 +156,14 @@ class DistanceNet(nn.Module, ABC):
         return cast(list[DistanceLayer], list(self.layers))
 
     def _chain(self, layers: list[DistanceLayer], name: str, x: Tensor) -> Chain:
-        """What passes through the net up to the last of these layers; ValueError for an x that is of another shape."""
+        """What passes through the net up to the last of these layers.
+
+        Raises ValueError for an x of another shape, TypeError for one that is not floating point.
+        """
         if x.dim() != 4 or tuple(x.shape[1:]) != self.input_shape:
             raise ValueError(f"{name} must be [B, {', '.join(map(str, self.input_shape))}], got {list(x.shape)}")
+        if not x.dtype.is_floating_point:
+            raise TypeError(f"{name} must be floating point, pixels in [0, 1], got {x.dtype}")
         return chain_of(self.normalize, layers, self.parts())
 
 

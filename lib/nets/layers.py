@@ -55,7 +55,12 @@ class MeanShift(nn.Module):
         return y - _per_unit(mean, y)
 
     def bounds(self, box: Box) -> Box:
-        """The same subtraction at both ends: rounding is monotone, so executed values stay inside."""
+        """The same subtraction at both ends: rounding is monotone, so executed values stay inside.
+
+        Raises ValueError in training mode, where the mean is no constant.
+        """
+        if self.training:
+            raise ValueError("bounds need a mean shift in evaluation mode, got training mode (call eval())")
         return box.map(lambda y: y - _per_unit(self.running_mean, y))
 
     @staticmethod
@@ -116,7 +121,10 @@ class DistanceLayer(nn.Module, ABC):
 
     @abstractmethod
     def bounds(self, box: Box) -> Box:
-        """Bounds at p = inf in evaluation mode, exact for each unit over the box (reference of Appendix B)."""
+        """Bounds at p = inf, exact for each unit over the box (Appendix B).
+
+        Raises ValueError in training mode, where that changes what the layer computes.
+        """
 
     @property
     def roundings(self) -> int:
@@ -171,11 +179,11 @@ class LInfDist(DistanceLayer):
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, ...] of d_in features in all -> [B, d_out]; ValueError where the features do not match."""
-        return self._finish(lp_dist(x.flatten(1), self.weight, p), p)
+        return self._finish(lp_dist(as_rows(x), self.weight, p), p)
 
     def bounds(self, box: Box) -> Box:
-        """Bounds at p = inf in evaluation mode, exact for each unit over the box (reference of Appendix B)."""
-        return self._finish_bounds(Box(*linf_dist_bounds(box.lower.flatten(1), box.upper.flatten(1), self.weight)))
+        """Bounds at p = inf, exact for each unit over the box (Appendix B)."""
+        return self._finish_bounds(Box(*linf_dist_bounds(as_rows(box.lower), as_rows(box.upper), self.weight)))
 
 
 class LInfDistConv2d(DistanceLayer):
@@ -213,13 +221,13 @@ class LInfDistConv2d(DistanceLayer):
         self.kernel_size, self.stride, self.padding = side, step, border
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
-        """x [B, C_in, H, W] -> [B, C_out, H', W']; ValueError where the channels do not match."""
+        """x [B, C_in, H, W] -> [B, C_out, H', W']; ValueError where channels do not match or a kernel does not fit."""
         w = self.weight.flatten(1)
         images = [self._as_image(lp_dist(self._patches(part), w, p), part) for part in self._parts(x)]
         return self._finish(torch.cat(images), p)
 
     def bounds(self, box: Box) -> Box:
-        """Bounds at p = inf in evaluation mode, exact for each unit over the box."""
+        """Bounds at p = inf, exact for each unit over the box."""
         parts = [self._bounds_of(*ends) for ends in zip(self._parts(box.lower), self._parts(box.upper), strict=True)]
         return self._finish_bounds(Box(*(torch.cat(ends) for ends in zip(*parts, strict=True))))
 
@@ -231,6 +239,8 @@ class LInfDistConv2d(DistanceLayer):
         """Few images at a time: each pixel is in many patches, and those of a whole batch leave the cache."""
         if x.dim() != 4 or x.shape[1] != self.weight.shape[1]:
             raise ValueError(f"x must be [B, {self.weight.shape[1]}, H, W], got {list(x.shape)}")
+        if min(x.shape[2:]) + 2 * self.padding < self.kernel_size:
+            raise ValueError(f"x must be as large as a kernel of {self.kernel_size}, got {list(x.shape)}")
         entries = _CPU_PATCHES if x.device.type == "cpu" else _GPU_PATCHES
         return x.split(max(1, entries // max(1, x[:1].numel() * self.kernel_size**2 // self.stride**2)))
 
@@ -279,11 +289,20 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, C, H, W] in pixels -> the same shape in network units; p is not used."""
-        return (x - self.mean).div_(self.std)
+        centered = x - self.mean
+        # by a number a GPU would not divide, but multiply with its rounded inverse: one rounding more
+        return centered.div_(centered.new_full((), self.std))
 
     def bounds(self, box: Box) -> Box:
         """The same two monotone operations at both ends."""
         return box.map(self)
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """[B, ...] as [B, features]; ValueError for a tensor that has no features."""
+    if x.dim() < 2:
+        raise ValueError(f"x must be a batch [B, ...] of inputs, got {list(x.shape)}")
+    return x.flatten(1)
 
 
 def _drawn(units: int, inputs: int, *taps: int, identity: float) -> Tensor:

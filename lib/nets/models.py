@@ -109,7 +109,7 @@ Net = LInfDistNet | SortNet | LInfDistNetMLP | ConvLInfDistNetMLP
 def drawn(recipe: Recipe, seed: int) -> Net:
     """The net of a recipe, with weights drawn from a seed; torch's generator stays where it is."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # those of GPUs stay where they are
         return build(recipe)
 
 

@@ -1,12 +1,13 @@
 """What a net may be made of where something is proved of it, or where it is written down: this library's parts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as of_all_modules
 
-from lib.nets.base import DistanceNet
+from lib.nets.base import CompositeNet, DistanceNet
 from lib.nets.head import Linear, MLPHead, Tanh
 from lib.nets.layers import LInfDist, LInfDistConv2d, MeanShift, Normalize
 from lib.nets.models import Net
@@ -15,8 +16,19 @@ from lib.nets.sortnet import SortLinear
 
 NETS: tuple[type[Net], ...] = get_args(Net)
 # the bounds of each are proved
-_PROVED: set[type[nn.Module]] = {*NETS, MLPHead, Linear, Tanh, nn.ModuleList}
-_PROVED |= {LInfDist, LInfDistConv2d, SortLinear, PrunedDist, MeanShift, Normalize, ValidPixels}
+_LAYERS = (LInfDist, LInfDistConv2d, SortLinear, PrunedDist)
+_PROVED: set[type[nn.Module]] = {
+    *NETS,
+    *_LAYERS,
+    MLPHead,
+    Linear,
+    Tanh,
+    nn.ModuleList,
+    MeanShift,
+    Normalize,
+    ValidPixels,
+}
+_LEAST_NORMAL = torch.finfo(torch.float32).tiny
 
 
 def check_parts(net: DistanceNet, purpose: str) -> None:
@@ -28,9 +40,10 @@ def check_parts(net: DistanceNet, purpose: str) -> None:
 
     Raises:
         TypeError: a module that is not one of this library's, subclasses included, or with a replaced method; a part
-            that is no module of the net, as in a plain list.
-        ValueError: a forward hook, on a module or on all; coefficients of a SortNet layer that are negative or of a sum
-            above 1; a part of a pruned net that was changed, or is among others than it was pruned with.
+            in the place of one of another kind, or that is no module of the net, as in a plain list.
+        ValueError: a forward hook, on a module or on all; a constant of another shape than one entry per unit or
+            channel; coefficients of a SortNet layer that are negative, denormal or of a sum above 1; a part of a pruned
+            net that was changed, or is among others than it was pruned with.
     """
     if of_all_modules._global_forward_hooks or of_all_modules._global_forward_pre_hooks:
         raise ValueError(f"torch must have no global forward hooks where a net is to be {purpose}, got some")
@@ -50,12 +63,47 @@ def check_parts(net: DistanceNet, purpose: str) -> None:
         if isinstance(module, Sealed):
             module.check_constants()
     held = set(net.modules())
-    missing = next((part for part in net.parts() if part not in held), None)
-    if missing is not None:
-        raise TypeError(
-            f"net must hold its parts as modules to be {purpose}, got a {type(missing).__name__} that is none of them"
-        )
+    for place, part, kinds in _roles(net):
+        kind = type(part).__name__
+        if type(part) not in kinds:
+            wanted = " or ".join(each.__name__ for each in kinds)
+            raise TypeError(f"net must have a {wanted} as its {place} to be {purpose}, got a {kind}")
+        if part not in held:
+            raise TypeError(f"net must hold its parts as modules to be {purpose}, got a {kind} that is none of them")
+    for name, constant, shape in _constants(net):
+        if constant.shape != shape:
+            raise ValueError(
+                f"net must have a {name} of shape {list(shape)} there to be {purpose}, got {list(constant.shape)}"
+            )
     check_together(net.parts())
+
+
+def _roles(net: DistanceNet) -> Iterator[tuple[str, nn.Module, tuple[type[nn.Module], ...]]]:
+    """Each part that a proof speaks of, its place, and what it may be there."""
+    yield "normalize", net.normalize, (Normalize, ValidPixels)
+    for layer in net.stack():
+        yield "layer", layer, _LAYERS
+        if layer.shift is not None:
+            yield "shift", layer.shift, (MeanShift,)
+    if isinstance(net, CompositeNet):
+        yield "head", net.head, (MLPHead,)
+        yield "head.tanh", net.head.tanh, (Tanh,)
+        yield "head.fc1", net.head.fc1, (Linear,)
+        yield "head.fc2", net.head.fc2, (Linear,)
+
+
+def _constants(net: DistanceNet) -> Iterator[tuple[str, Tensor, tuple[int, ...]]]:
+    """What is added to values and its shape: of another one it might broadcast, over the images of a batch too."""
+    yield "mean", net.normalize.mean, (net.input_shape[0], 1, 1)
+    for layer in net.stack():
+        units = layer.weight.shape[:1]
+        if layer.bias is not None:
+            yield "bias", layer.bias, units
+        if layer.shift is not None:
+            yield "running_mean", layer.shift.running_mean, units
+    if isinstance(net, CompositeNet):
+        for linear in (net.head.fc1, net.head.fc2):
+            yield "bias", linear.bias, linear.weight.shape[:1]
 
 
 def check_neurons(layers: Iterable[nn.Module]) -> None:
@@ -73,3 +121,7 @@ def _check_coefficients(c: Tensor, place: str, purpose: str) -> None:
         raise ValueError(
             f"net must have coefficients of at least 0 and a sum of at most 1 to be {purpose}, got {total} on {place}"
         )
+    # where denormals are flushed, one takes with it a distance of any size
+    denormal = c[(c > 0) & (c < _LEAST_NORMAL)]
+    if len(denormal):
+        raise ValueError(f"net must have no denormal coefficients to be {purpose}, got {denormal[0].item()} on {place}")

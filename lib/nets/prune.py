@@ -97,7 +97,7 @@ def _check(net: Prunable) -> None:
     check_neurons(net.stack())
     if any(module.training for module in net.modules()):
         raise ValueError("net must be in evaluation mode to be pruned, got training mode (call net.eval())")
-    for name, tensor in net.state_dict().items():
+    for name, tensor in {**net.state_dict(), "normalize.mean": net.normalize.mean}.items():
         if tensor.dtype is not torch.float32:
             raise TypeError(f"net must be float32 to be pruned, got {tensor.dtype} in {name}")
         if not torch.isfinite(tensor).all():

@@ -158,8 +158,8 @@ class _Memory:
         return isinstance(other, _Memory) and self.writes == other.writes and self.tensor.is_set_to(other.tensor)
 
 
-def _values(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().numpy().tobytes()
+def _values(tensor: Tensor) -> tuple[torch.Size, bytes]:
+    return tensor.shape, tensor.detach().cpu().numpy().tobytes()
 
 
 class ValidPixels(Sealed, Normalize):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lib.nets.arguments import integer, real
 from lib.nets.base import PlainNet
 from lib.nets.box import Box
-from lib.nets.layers import LInfDist
+from lib.nets.layers import LInfDist, as_rows
 from lib.ops import lp_dist
 from lib.ops.order import sort_dist, sort_dist_bounds
 
@@ -64,11 +64,13 @@ class SortLinear(LInfDist):
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, ...] of d_in features in all -> [B, d_out]; ValueError where the features do not match."""
-        return self._finish(self._distances(x.flatten(1), p), p)
+        return self._finish(self._distances(as_rows(x), p), p)
 
     def bounds(self, box: Box) -> Box:
-        """Bounds at p = inf in evaluation mode, exact for each unit over the box."""
-        lower, upper = box.lower.flatten(1), box.upper.flatten(1)
+        """Bounds at p = inf, exact for each unit over the box; ValueError in training mode, where no neuron sorts."""
+        if self.training:
+            raise ValueError("bounds need sorted sums in evaluation mode, got training mode (call eval())")
+        lower, upper = as_rows(box.lower), as_rows(box.upper)
         return self._finish_bounds(Box(*sort_dist_bounds(lower, upper, self.weight, self.coefficients)))
 
     def _distances(self, x: Tensor, p: float) -> Tensor:
@@ -90,11 +92,15 @@ class SortLinear(LInfDist):
 
 
 def coefficients(q: float, count: int) -> Tensor:
-    """c [count] in float32, every one rounded down, so that their sum is at most 1 in real arithmetic, to 2^-52."""
+    """c [count] in float32, every one rounded down, so that their sum is at most 1 in real arithmetic, to 2^-52.
+
+    Those that would be denormal are 0.
+    """
     # Over their own sum, which is (1 - (1 - q)^count) / q: that difference would cancel for a small q.
     powers = torch.tensor([(1 - q) ** k for k in range(count)], dtype=torch.float64)
     c = powers / powers.sum()
-    return torch.where(c.float().double() <= c, c.float(), torch.nextafter(c.float(), torch.zeros(())))
+    down = torch.where(c.float().double() <= c, c.float(), torch.nextafter(c.float(), torch.zeros(())))
+    return down.where(down >= torch.finfo(torch.float32).tiny, 0.0)
 
 
 class SortNet(PlainNet):

@@ -108,6 +108,10 @@ def _check_twin(net: Net, twin: Net) -> None:
                 f"net must be what it was built as to be saved, got {trait} {ours.get(trait)} "
                 f"in {place or type(net).__name__}, expected {theirs.get(trait)}"
             )
+    if missing := twin.state_dict().keys() - net.state_dict().keys():
+        raise ValueError(
+            f"net must have all its tensors in its state to be saved, got none of {', '.join(sorted(missing))}"
+        )
     for place, part in found.items():
         if isinstance(part, SortLinear):
             c = part.coefficients.cpu()

@@ -56,7 +56,7 @@ def lp_dist(x: Tensor, w: Tensor, p: float = math.inf) -> Tensor:
 
     Raises:
         ValueError: features that do not match or are none, or p outside [1, inf].
-        TypeError: inputs that are not dense and of 16 to 64 bits, or differ in dtype or device; p that is no number.
+        TypeError: inputs that are no dense tensors of 16 to 64 bits, or differ in dtype or device; p that is no number.
         NotImplementedError: forward-mode differentiation, as by torch.func.jvp.
         ModuleNotFoundError, RuntimeError: on CUDA, Triton or the C compiler that it needs are not there.
     """
@@ -75,7 +75,7 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
         lower[b, o] = max_i max(lower_i - w_i, w_i - upper_i, 0)
 
     Args:
-        lower, upper: the box, [B, I] each.
+        lower, upper: the box, [B, I] each, with lower <= upper, which is not looked at.
         w: weights [O, I].
 
     Returns:
@@ -84,7 +84,7 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
 
     Raises:
         ValueError: shapes that do not match.
-        TypeError: inputs that are not dense and of 16 to 64 bits, or differ in dtype or device.
+        TypeError: inputs that are no dense tensors of 16 to 64 bits, or differ in dtype or device.
         NotImplementedError: forward-mode differentiation.
         ModuleNotFoundError, RuntimeError: on CUDA, Triton or the C compiler that it needs are not there.
     """

@@ -17,6 +17,9 @@ def describe(t: Tensor) -> str:
 
 def check_pair(name: str, x: Tensor, w: Tensor) -> None:
     """Raises ValueError for shapes that do not match or without features, TypeError for other kinds."""
+    for each, value in ((name, x), ("w", w)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{each} must be a tensor, got {type(value).__name__}")
     if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1] or not x.shape[1]:
         raise ValueError(
             f"{name} [B, I] and w [O, I] must be matrices with the same number of features, at least one, "

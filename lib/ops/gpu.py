@@ -36,7 +36,7 @@ _LIFTED_BITS, _LARGEST_LIFT_BITS = 100, 126
 # What stands for infinity in the backward: it has an inverse, and two of them on either side of 0 are infinitely apart.
 _FAR = 2.0**127
 # Inputs among which the first maximum is looked for, and pairs of a program that looks at each pair alone.
-SPAN, PAIRS = 16, 1024
+SPAN, PAIRS = 16, 256
 
 
 def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:

@@ -146,13 +146,12 @@ def first_in_span(x, w, y, span, pairs, O, I, SPAN: tl.constexpr, PAIRS: tl.cons
     """span[b, o] becomes the first of its SPAN inputs i with |x[b, i] - w[o, i]| = y[b, o], or NaN."""
     n, inside = _these(pairs, PAIRS)
     largest, start = tl.load(y + n, inside, 0.0), tl.load(span + n, inside, 0)
-    first = start
-    for back in tl.static_range(SPAN):
-        i = start + (SPAN - 1 - back)
-        there = inside & (i < I)
-        t = tl.load(x + n // O * I + i, there, 0.0) - tl.load(w + n % O * I + i, there, 0.0)
-        first = tl.where(there & ((tl.abs(t) == largest) | (t != t)), i, first)
-    tl.store(span + n, first, inside)
+    # told, so that neighbours are loaded together
+    i = tl.multiple_of(start, SPAN)[:, None] + tl.arange(0, SPAN)[None, :]
+    there = inside[:, None] & (i < I)
+    t = tl.load(x + (n // O * I)[:, None] + i, there, 0.0) - tl.load(w + (n % O * I)[:, None] + i, there, 0.0)
+    found = there & ((tl.abs(t) == largest[:, None]) | (t != t))
+    tl.store(span + n, tl.min(tl.where(found, i, start[:, None] + SPAN), 1), inside)
 
 
 @triton.jit
@@ -247,6 +246,15 @@ def _scatter(place, pull, unit, inside, finite, MARK: tl.constexpr, LOST: tl.con
     else:
         amount = tl.floor(pull.to(tl.float64) * tl.load(unit, inside, 0.0) + 0.5).to(tl.int64)
         tl.atomic_add(place, amount, inside & finite, sem="relaxed")
+
+
+@triton.jit
+def rounded_sums(sums, inverse, rounded, entries, I, LOST: tl.constexpr, ENTRIES: tl.constexpr):
+    """rounded[r, i] = sums[r, i] inverse[r], or NaN where the sum is LOST."""
+    n, inside = _these(entries, ENTRIES)
+    here = tl.load(sums + n, inside, 0)
+    value = (here.to(tl.float64) * tl.load(inverse + n // I, inside, 0.0)).to(tl.float32)
+    tl.store(rounded + n, tl.where(here == LOST, float("nan"), value), inside)
 
 
 @triton.jit

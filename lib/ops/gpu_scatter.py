@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lib.ops.gpu_launch import launch
 
-# Pulls of a program, and its warps.
-PULLS, WARPS = 1024, 4
+# Pulls, or sums, of a program, and its warps.
+EACH, WARPS = 1024, 4
 # Bits of the integers that are summed, and the one that stands for NaN.
 _SUM_BITS, LOST = 61, -(2**63)
 
@@ -27,9 +27,9 @@ def scattered(pull: Tensor, index: Tensor, x: Tensor, w: Tensor, need_x: bool, n
     )
     for mark in (False, True):
         launch(
-            "scatter_sums", pull, -(-pull.numel() // PULLS), pull.contiguous(), index.contiguous(), unit_x, unit_w,
+            "scatter_sums", pull, -(-pull.numel() // EACH), pull.contiguous(), index.contiguous(), unit_x, unit_w,
             sums_x, sums_w, *pull.shape[1:], pull.numel(), w.shape[1], NEED_X=need_x, NEED_W=need_w, MARK=mark,
-            LOST=LOST, PULLS=PULLS, num_warps=WARPS, enable_fp_fusion=False,
+            LOST=LOST, PULLS=EACH, num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip
     grad_x = _rounded(sums_x, unit_x) if need_x else x.new_empty(0)
     return grad_x, _rounded(sums_w, unit_w) if need_w else w.new_empty(0)
@@ -43,4 +43,9 @@ def _unit(size: Tensor) -> Tensor:
 
 
 def _rounded(sums: Tensor, unit: Tensor) -> Tensor:
-    return (sums.double() / unit[:, None]).float().masked_fill_(sums == LOST, math.nan)
+    rounded = torch.empty(sums.shape, dtype=torch.float32, device=sums.device)
+    launch(
+        "rounded_sums", sums, -(-sums.numel() // EACH), sums, unit.reciprocal(), rounded, sums.numel(), sums.shape[1],
+        LOST=LOST, ENTRIES=EACH, num_warps=WARPS, enable_fp_fusion=False,
+    )  # fmt: skip
+    return rounded

@@ -1,6 +1,6 @@
 """The largest distances in plain PyTorch: any dtype, any device, a few samples at a time. Signatures of the siblings.
 
-`order_cpu.py` and `order_gpu.py` compute the same values bit for bit.
+`order_cpu.py` and `order_gpu.py` compute the same values bit for bit, of inputs without NaN.
 """
 
 import torch

@@ -80,6 +80,6 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], kind: str) -> Non
     known = list(known)
     for word in given:
         if word not in known:
-            close = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else []
+            close = difflib.get_close_matches(word, known, n=1, cutoff=0.5) if isinstance(word, str) else []
             hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
             raise ValueError(f"unknown {kind} {word!r}, {hint}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lib.nets.base import DistanceNet
 from lib.nets.box import Box
+from lib.nets.parts import NETS
 
 CHUNK = 1000  # images at a time: bounds memory (near 200 MB in a bound pass at width 5120), not results
 
@@ -23,11 +24,13 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
         ValueError: images that are not [B, C, H, W] of the net's shape, not finite or outside [0, 1]; labels that are
             not [B] or outside 0..K-1; weights or a mean that are not finite, a std that is not between 2^-100 and
             2^100; tensors on another device than the net.
-        TypeError: a net that is no distance net, images that are not floating point, or labels that are not integers.
+        TypeError: a net that is none of this library, images that are not floating point, labels that are no integers.
     """
-    for name, value, kind in (("net", net, DistanceNet), ("x", x, Tensor), ("y", y, Tensor)):
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+    if not isinstance(net, DistanceNet):
+        raise TypeError(f"net must be one of {', '.join(each.__name__ for each in NETS)}, got {type(net).__name__}")
+    for name, value in (("x", x), ("y", y)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}")
     if x.dim() != 4 or tuple(x.shape[1:]) != net.input_shape:
         raise ValueError(f"x must be images [B, {', '.join(map(str, net.input_shape))}], got {list(x.shape)}")
     if not x.dtype.is_floating_point:

@@ -26,7 +26,7 @@ def table_of(n: int, seed: int, eps: float) -> Table:
         robust=radius > 0.8 * eps,
         robust_strong=radius > 0.9 * eps,
         radii=RADII,
-        survived=radius[:, None] > 0.9 * RADII,
+        survived=radius[:, None] > 0.8 * RADII,
     )
 
 

@@ -157,6 +157,38 @@ class TestImplications:
         with pytest.raises(ValueError, match=r"1 images are robust at 0.2 but not clean"):
             ledger.write(record, dataclasses.replace(table, survived=survived), tmp_path)
 
+    @pytest.mark.parametrize("method", ["margin", "interval"])
+    def test_a_radius_that_no_certificate_stands_for_is_refused(
+        self, tmp_path: Path, make_run: Run, method: str
+    ) -> None:
+        record, table = make_run()
+        rows = np.flatnonzero(table.radius > record.eps)[:3]
+        verdicts = {name: each.copy() for name, each in table.certified.items()}
+        verdicts[method][rows] = False
+        with pytest.raises(ValueError, match=f"3 images are of radius above 0.3 but not certified by {method}"):
+            ledger.write(record, dataclasses.replace(table, certified=verdicts), tmp_path)
+
+    def test_an_attack_that_succeeds_within_the_radius_or_eps_is_refused(self, tmp_path: Path, make_run: Run) -> None:
+        record, table = make_run()
+        proved = table.certified["interval"] & (table.radius < record.eps)
+        for rows, sentence in (
+            (np.flatnonzero(table.radius > 0.2)[:3], "3 images are of radius above 0.2 but not robust at 0.2"),
+            (np.flatnonzero(proved)[:1], "1 images are certified at 0.3 but not robust at 0.2"),
+        ):
+            survived = table.survived.copy()
+            survived[rows, 2] = False
+            with pytest.raises(ValueError, match=sentence):
+                ledger.write(record, dataclasses.replace(table, survived=survived), tmp_path)
+
+    def test_the_attack_of_the_curve_is_that_of_the_verdict(self, tmp_path: Path, make_run: Run) -> None:
+        record, table = make_run()
+        weak = np.flatnonzero(table.robust & ~table.robust_strong)[:1]
+        for column, sentence in (("robust", "robust at 0.3 but not robust"), ("survived", "robust but not robust at")):
+            values = getattr(table, column).copy()
+            values[(weak, 3) if column == "survived" else weak] = False
+            with pytest.raises(ValueError, match=f"1 images are {sentence}"):
+                ledger.write(record, dataclasses.replace(table, **{column: values}), tmp_path)
+
     def test_counts_that_are_not_those_of_the_table_are_refused(self, tmp_path: Path, make_run: Run) -> None:
         record, table = make_run()
         with pytest.raises(ValueError, match=r"the table counts .*, expected the record's"):
@@ -215,10 +247,16 @@ class TestBadRecords:
         with pytest.raises(ValueError, match=r"survived has shape \[200, 4\], expected \[200, 5\]"):
             dataclasses.replace(table, survived=table.survived[:, 1:])
 
-    def test_radii_that_are_not_finite_are_refused(self, make_run: Run) -> None:
+    @pytest.mark.parametrize("wrong", [np.nan, -0.1, 1.5, np.inf])
+    def test_radii_outside_0_to_1_are_refused(self, make_run: Run, wrong: float) -> None:
         table = make_run()[1]
-        with pytest.raises(ValueError, match="not finite"):
-            dataclasses.replace(table, radius=np.full_like(table.radius, np.nan))
+        for name in ("radius", "radii"):
+            with pytest.raises(ValueError, match=f"{name} holds {wrong}, expected radii in pixels from 0 to 1"):
+                dataclasses.replace(table, **{name: np.full_like(getattr(table, name), wrong)})
+
+    def test_more_images_than_the_limit_are_refused(self, make_run: Run) -> None:
+        with pytest.raises(ValueError, match="n is 200, expected at least one image and at most test_limit = 100"):
+            make_run(test_limit=100)
 
 
 class TestSubset:
@@ -296,7 +334,7 @@ class TestDamagedFiles:
     def test_damaged_table(self, path: Path) -> None:
         data, table = path.with_suffix(".npz"), ledger.read_table(path)
         whole = data.read_bytes()
-        for place in range(40, len(whole), 97):
+        for place in range(0, len(whole), 7):
             data.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
             with contextlib.suppress(ValueError):  # in a time stamp it does no harm
                 assert_same(ledger.read_table(path), table)

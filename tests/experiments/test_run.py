@@ -132,6 +132,8 @@ def test_another_recipe_file_of_the_same_name_does_not_replace_a_record(tmp_path
         (tmp_path / folder / "mine.toml").write_text(f"{text}{width}\n")
     record = smoke(tmp_path / "a/mine.toml", tmp_path)
     assert smoke(tmp_path / "a/mine.toml", tmp_path).recipe == record.recipe
+    with pytest.raises(ValueError, match=r"results is .*mine.toml, expected a folder"):
+        smoke(tmp_path / "a/mine.toml", tmp_path / "a/mine.toml")
     with pytest.raises(ValueError, match=r"mine.smoke-0.json is the record of another recipe named mine"):
         smoke(tmp_path / "b/mine.toml", tmp_path)
 

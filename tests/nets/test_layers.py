@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lib.nets import layers
 from lib.nets.box import Box
-from lib.nets.layers import LInfDist, LInfDistConv2d, MeanShift, Normalize
+from lib.nets.layers import DistanceLayer, LInfDist, LInfDistConv2d, MeanShift, Normalize
 from lib.nets.sortnet import SortLinear
 
 
@@ -113,6 +113,11 @@ class TestConvolution:
         assert all(map(torch.equal, bounds, whole[3:]))
         torch.testing.assert_close(of_weight, whole[2])
 
+    def test_a_kernel_larger_than_the_image_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"x must be as large as a kernel of 5, got \[1, 2, 4, 9\]"):
+            LInfDistConv2d(2, 3, 5)(torch.zeros(1, 2, 4, 9))
+        assert LInfDistConv2d(2, 3, 5, padding=1)(torch.zeros(1, 2, 3, 9)).shape == (1, 3, 1, 7)
+
     def test_wrong_channels_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"x must be \[B, 2, H, W\], got \[1, 3, 7, 7\]"):
             LInfDistConv2d(2, 5, 3)(torch.zeros(1, 3, 7, 7))
@@ -185,3 +190,21 @@ def test_normalisation_keeps_an_linf_ball() -> None:
     x = torch.rand(3, 2, 4, 4)
     torch.testing.assert_close(normalize(x + 0.1) - normalize(x), torch.full_like(x, 0.2))
     assert math.isclose(normalize(torch.full((1, 2, 1, 1), 0.5))[0, 1].item(), 0.5)
+
+
+def test_inputs_without_a_batch_are_refused() -> None:
+    for layer in (LInfDist(5, 3), SortLinear(5, 3, keep_prob=0.5)):
+        with pytest.raises(ValueError, match=r"x must be a batch \[B, \.\.\.\] of inputs, got \[5\]"):
+            layer(torch.rand(5))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [LInfDist(4, 3), LInfDistConv2d(4, 3, 1), SortLinear(4, 3, keep_prob=0.5, mean_shift=False)],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_bounds_in_training_mode_are_refused(layer: DistanceLayer) -> None:
+    x = torch.rand(2, 4, 1, 1)
+    with pytest.raises(ValueError, match=r"bounds need .* in evaluation mode, got training mode"):
+        layer.train().bounds(Box(x, x))
+    layer.eval().bounds(Box(x, x))

@@ -39,6 +39,12 @@ class TestEveryNet:
         for size in (0, 1, 7):
             assert net(torch.rand(size, *SHAPE)).shape == (size, 5)
 
+    def test_pixels_of_bytes_are_refused_rather_than_read_as_255_times_as_bright(self, net: Net) -> None:
+        images = torch.randint(256, (3, *SHAPE), dtype=torch.uint8)
+        for call in (net, net.features, net.activations, lambda x: net.bounds(Box(x, x))):
+            with pytest.raises(TypeError, match=r"(x|box) must be floating point, pixels in \[0, 1\], got torch.uint8"):
+                call(images)
+
     def test_features_are_1_lipschitz_in_network_units(self, net: Net) -> None:
         x = torch.rand(64, *SHAPE)
         other = (x + 0.1 * (2 * torch.rand_like(x) - 1)).clamp(0, 1)

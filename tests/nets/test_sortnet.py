@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lib
 from lib.nets.layers import LInfDist
-from lib.nets.sortnet import SortLinear, SortNet
+from lib.nets.sortnet import SortLinear, SortNet, coefficients
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,10 @@ class TestCoefficients:
         assert len(c) == count
         assert 1 - 1e-6 < math.fsum(c.tolist()) <= 1 + 2**-52
         assert (c >= 0).all() and (c.diff() <= 0).all()
+
+    def test_those_that_would_be_denormal_are_none(self) -> None:
+        c = coefficients(1 - 1e-15, 5)
+        assert (c[:3] >= torch.finfo(torch.float32).tiny).all() and not c[3:].any()
 
     def test_few_inputs_have_few_places(self) -> None:
         assert len(SortLinear(3, 2, keep_prob=0.5).coefficients) == 3

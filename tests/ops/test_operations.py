@@ -185,6 +185,13 @@ def test_mismatched_features_are_refused() -> None:
         linf_dist_bounds(rand(2, 3), rand(3, 3), rand(2, 3))
 
 
+def test_what_is_no_tensor_is_refused() -> None:
+    with pytest.raises(TypeError, match="x must be a tensor, got ndarray"):
+        lp_dist(torch.ones(2, 3).numpy(), torch.ones(4, 3), 2.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="w must be a tensor, got list"):
+        lp_dist(torch.ones(2, 3), [[1.0]], 2.0)  # type: ignore[arg-type]
+
+
 def test_mixed_or_integer_dtypes_are_refused() -> None:
     with pytest.raises(TypeError, match="one floating dtype"):
         lp_dist(rand(2, 3), rand(2, 3).float())

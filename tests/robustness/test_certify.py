@@ -10,12 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from lib.nets.base import PlainNet
+from lib.nets.box import Box
+from lib.nets.head import Linear
 from lib.nets.layers import LInfDist, Normalize
 from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net
+from lib.nets.prune import prune
 from lib.nets.sortnet import SortNet
 from lib.robustness import certify as certificates
 from lib.robustness.certify import Certificate, certified_radius, certify
@@ -389,7 +392,7 @@ class TestRefusals:
     def test_what_is_no_tensor_or_no_net(self) -> None:
         x, y = torch.rand(1, *SHAPE), torch.tensor([0])
         for arguments, sentence in (
-            ((torch.nn.Linear(16, 3), x, y), "net must be a DistanceNet, got Linear"),
+            ((torch.nn.Linear(16, 3), x, y), "net must be one of LInfDistNet, SortNet, .*, got Linear"),
             ((self.net, x.numpy(), y), "x must be a Tensor, got ndarray"),
             ((self.net, x, [0]), "y must be a Tensor, got list"),
         ):
@@ -451,6 +454,65 @@ class TestRefusals:
                 certify(LInfDistNet(SHAPE, 3, width=4, depth=2), x, y, 0.1)
         finally:
             everywhere.remove()
+
+    def test_a_part_in_the_place_of_one_of_another_kind(self) -> None:
+        class Gain:
+            running_mean = torch.zeros(3)
+
+            def __call__(self, y: Tensor, p: float = math.inf) -> Tensor:
+                return 100 * y
+
+            def bounds(self, box: Box) -> Box:
+                return box
+
+        x, y = torch.rand(1, *SHAPE), torch.tensor([0])
+        plain, shifted = (LInfDistNet(SHAPE, 3, width=4, depth=2) for _ in range(2))
+        plain.top.shift = Gain()  # type: ignore[assignment]
+        shifted.layers[0].shift = Normalize((0.0,), 0.01)  # type: ignore[assignment]
+        composite = LInfDistNetMLP(SHAPE, 3, width=4, depth=2, hidden=4)
+        del composite.head.tanh
+        composite.head.tanh = Gain()  # type: ignore[assignment]
+        layered = LInfDistNet(SHAPE, 3, width=4, depth=2)
+        layered.layers[0] = Linear(9, 4)
+        for net, place, kind in (
+            (plain, "MeanShift as its shift", "Gain"),
+            (shifted, "MeanShift as its shift", "Normalize"),
+            (composite, r"Tanh as its head\.tanh", "Gain"),
+            (layered, "LInfDist or .* as its layer", "Linear"),
+        ):
+            for method in METHODS:
+                with pytest.raises(TypeError, match=f"net must have a {place} to be certified, got a {kind}"):
+                    certify(net, x, y, 0.1, method)
+
+    @pytest.mark.parametrize(
+        ("place", "constant", "sentence"),
+        [
+            ("normalize.mean", torch.rand(1, 4, 4), r"a mean of shape \[1, 1, 1\] .*, got \[1, 4, 4\]"),
+            ("normalize.mean", torch.rand(2, 1, 1, 1), r"a mean of shape \[1, 1, 1\] .*, got \[2, 1, 1, 1\]"),
+            ("layers.0.shift.running_mean", torch.rand(1), r"a running_mean of shape \[4\] .*, got \[1\]"),
+            ("layers.0.bias", torch.rand(1), r"a bias of shape \[4\] .*, got \[1\]"),
+            ("head.fc2.bias", torch.rand(2, 3), r"a bias of shape \[3\] .*, got \[2, 3\]"),
+        ],
+    )
+    def test_a_constant_that_broadcasts(self, place: str, constant: Tensor, sentence: str) -> None:
+        net = LInfDistNetMLP(SHAPE, 3, width=4, depth=2, hidden=4).eval()
+        part, _, name = place.rpartition(".")
+        held = net.get_submodule(part)
+        setattr(held, name, nn.Parameter(constant) if name == "bias" else constant)
+        net(torch.rand(2, *SHAPE))
+        for method in METHODS:
+            with pytest.raises(ValueError, match=f"net must have {sentence}"):
+                certify(net, torch.rand(2, *SHAPE), torch.tensor([0, 1]), 0.1, method)
+        with pytest.raises(ValueError, match=f"net must have {sentence}"):
+            prune(net)
+
+    def test_a_denormal_coefficient_of_a_sortnet(self) -> None:
+        net = SortNet((1, 1, 1), 2, width=1, depth=1, keep_prob=1.0, identity=0.0)
+        net.top.coefficients[:] = 2**-127
+        with pytest.raises(
+            ValueError, match=r"no denormal coefficients to be certified, got 5\.87.*e-39 on SortLinear"
+        ):
+            certify(net, torch.rand(1, 1, 1, 1), torch.tensor([0]), 0.1)
 
     def test_the_radius_follows_the_std_that_is_executed(self) -> None:
         torch.manual_seed(0)
