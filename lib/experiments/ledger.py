@@ -10,6 +10,7 @@ import hashlib
 import json
 import lzma
 import math
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -138,7 +139,8 @@ def _to_json(record: Record) -> str:
     keys["history"] = [
         {name: "inf" if value == math.inf else value for name, value in row.items()} for row in record.history
     ]
-    return json.dumps(keys, indent=1, allow_nan=False) + "\n"
+    lines = json.dumps(keys, indent=1, allow_nan=False)
+    return re.sub(r"\n {3,}|\n  (?=[}\]])", " ", lines) + "\n"  # an epoch a line
 
 
 def _from_json(keys: dict[str, Any]) -> Record:

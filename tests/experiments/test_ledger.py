@@ -34,6 +34,8 @@ class TestRoundTrip:
         path = ledger.write(record, table, tmp_path)
         assert path == tmp_path / "mnist/linf-dist-net/laptop-0.json"
         assert ledger.read(path) == record
+        lines = path.read_text().splitlines()
+        assert sum(line.startswith('  { "epoch": ') and '"seconds": ' in line for line in lines) == len(record.history)
         assert_same(ledger.read_table(path), table)
         assert_same(ledger.read_table(path.with_suffix(".npz")), table)
 
