@@ -76,6 +76,8 @@ def run(
     resolved, changed = _resolve(recipe, budget, overrides)
     seed, devices, num_nodes = _whole("seed", seed, 0), _whole("devices", devices, 1), _whole("num_nodes", num_nodes, 1)
     _check_minutes(max_minutes)
+    if Path(results).exists() and not Path(results).is_dir():
+        raise ValueError(f"results is {results}, expected a folder")
     target = resolve_device(device)
     check_ranks(resolved, devices, num_nodes)
     code = provenance.commit()  # of what is now loaded
@@ -83,8 +85,6 @@ def run(
     resolved = as_found(resolved, data)
     changed = {name: getattr(resolved, name) for name in changed}
     path = ledger.path_of(results, resolved, budget, seed, changed)
-    if Path(results).exists() and not Path(results).is_dir():
-        raise ValueError(f"results is {results}, expected a folder")
     _check_replaces(path, resolved)
     workdir = path.with_name(f".{path.stem}")
     # of several machines, the first one holds the folder, evaluates and writes

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from lib.ops import cpu, gpu, reference
-from lib.ops.checks import check_exponent, check_pair, refuse_tangents
+from lib.ops.checks import check_box, check_exponent, check_pair, refuse_tangents
 
 __all__ = ["linf_dist_bounds", "lp_dist"]
 
@@ -88,10 +88,7 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
         NotImplementedError: forward-mode differentiation.
         ModuleNotFoundError, RuntimeError: on CUDA, Triton or the C compiler that it needs are not there.
     """
-    check_pair("lower", lower, w)
-    check_pair("upper", upper, w)
-    if lower.shape != upper.shape:
-        raise ValueError(f"lower and upper must agree in shape, got {list(lower.shape)} and {list(upper.shape)}")
+    check_box(lower, upper, w)
     refuse_tangents(lower=lower, upper=upper, w=w)
     return cast(tuple[Tensor, Tensor], _linf_dist_bounds(lower, upper, w))
 

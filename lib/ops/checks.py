@@ -34,6 +34,14 @@ def check_pair(name: str, x: Tensor, w: Tensor) -> None:
         raise TypeError(f"{name} and w must be dense, got {x.layout} and {w.layout}")
 
 
+def check_box(lower: Tensor, upper: Tensor, w: Tensor) -> None:
+    """As `check_pair` for both ends of a box [B, I], which must agree."""
+    check_pair("lower", lower, w)
+    check_pair("upper", upper, w)
+    if lower.shape != upper.shape:
+        raise ValueError(f"lower and upper must agree in shape, got {list(lower.shape)} and {list(upper.shape)}")
+
+
 def check_exponent(p: Any) -> None:
     """Raises TypeError for a p that is no number, ValueError for one outside [1, inf]."""
     if isinstance(p, bool) or not isinstance(p, Real):

@@ -1,4 +1,4 @@
-"""Weighted order statistics of distances, the neuron of SortNet (NeurIPS 2022): operations, autograd, reference.
+"""Weighted order statistics of distances, the neuron of SortNet (NeurIPS 2022): the operations and autograd.
 
     y[b, o] = sum_k c_k t_(k),  t_(1) >= t_(2) >= ... the sorted distances |x_bi - w_oi|,  c >= 0
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from lib.ops import order_cpu, order_gpu, order_reference
-from lib.ops.checks import check_pair, describe, refuse_tangents
+from lib.ops.checks import check_box, check_pair, describe, refuse_tangents
 
 
 class _Sibling(Protocol):
@@ -49,7 +49,8 @@ def sort_dist(x: Tensor, w: Tensor, c: Tensor) -> Tensor:
         NotImplementedError: forward-mode differentiation, as by torch.func.jvp.
         ModuleNotFoundError, RuntimeError: on CUDA, Triton or the C compiler that it needs are not there.
     """
-    _check("x", x, w, c)
+    check_pair("x", x, w)
+    _check_constants(w, c)
     refuse_tangents(x=x, w=w, c=c)
     y, _ = _sort_dist(x, w, c, torch.is_grad_enabled() and (x.requires_grad or w.requires_grad))
     return cast(Tensor, y)
@@ -71,18 +72,15 @@ def sort_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor, c: Tensor) -> tupl
     Raises:
         ValueError, TypeError, NotImplementedError, ModuleNotFoundError, RuntimeError: as `sort_dist`.
     """
-    _check("lower", lower, w, c)
-    _check("upper", upper, w, c)
-    if lower.shape != upper.shape:
-        raise ValueError(f"lower and upper must agree in shape, got {list(lower.shape)} and {list(upper.shape)}")
+    check_box(lower, upper, w)
+    _check_constants(w, c)
     refuse_tangents(lower=lower, upper=upper, w=w, c=c)
     return cast(tuple[Tensor, Tensor], _sort_dist_bounds(lower, upper, w, c))
 
 
-def _check(name: str, x: Tensor, w: Tensor, c: Tensor) -> None:
-    check_pair(name, x, w)
-    if c.dim() != 1 or not 1 <= len(c) <= x.shape[1]:
-        raise ValueError(f"c must be [K] with 1 <= K <= {x.shape[1]}, the number of features, got {list(c.shape)}")
+def _check_constants(w: Tensor, c: Tensor) -> None:
+    if c.dim() != 1 or not 1 <= len(c) <= w.shape[1]:
+        raise ValueError(f"c must be [K] with 1 <= K <= {w.shape[1]}, the number of features, got {list(c.shape)}")
     if c.dtype != w.dtype or c.device != w.device:
         raise TypeError(f"c must share the dtype and the device of w, got {describe(c)} and {describe(w)}")
     if c.requires_grad:

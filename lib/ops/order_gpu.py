@@ -42,7 +42,7 @@ def gradients(
     grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
     """As `order_reference.gradients`; deterministic, and NaN where grad is infinite."""
-    return scattered(order_reference.pulls(grad, x, w, c, places), places, x, w, need_x, need_w)
+    return scattered(order_reference.pulls(grad, x, w, c, places.long()), places, x, w, need_x, need_w)
 
 
 def _by_feature(a: Tensor, rows: int) -> Tensor:

@@ -27,16 +27,16 @@ def gradients(
 
     One that is not needed comes back empty, [0].
     """
-    at, share = places.long(), pulls(grad, x, w, c, places)
+    at = places.long()
+    share = pulls(grad, x, w, c, at)
     return (
         _gathered(share, at, x) if need_x else x.new_empty(0),
         _gathered(-share.transpose(0, 1), at.transpose(0, 1), w) if need_w else w.new_empty(0),
     )
 
 
-def pulls(grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor) -> Tensor:
-    """grad_bo c_k sign(x_bi - w_oi) at i = places[b, o, k], [B, O, K]."""
-    at = places.long()
+def pulls(grad: Tensor, x: Tensor, w: Tensor, c: Tensor, at: Tensor) -> Tensor:
+    """grad_bo c_k sign(x_bi - w_oi) at i = at[b, o, k], int64; [B, O, K]."""
     t = x[:, None].take_along_dim(at, 2) - w[None].take_along_dim(at, 2)
     return grad[..., None] * c * t.sign_()
 

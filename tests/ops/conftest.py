@@ -15,3 +15,11 @@ def restored_threads() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def empties_hold_nan() -> Iterator[None]:
+    """torch.empty comes filled with NaN here, so a cell that no kernel wrote shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -5,7 +5,6 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,12 +30,8 @@ NO_INDEX = torch.empty(0, dtype=torch.int32)
 
 
 @pytest.fixture(autouse=True)
-def empties_hold_nan_and_nothing_is_random() -> Iterator[None]:
-    """torch.empty comes filled with NaN here, so a cell that no kernel wrote shows."""
+def nothing_is_random(empties_hold_nan: None) -> None:
     torch.manual_seed(0)
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def rand(*shape: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from lib.ops import order, order_gpu, order_reference
 
 pytestmark = [
+    pytest.mark.usefixtures("empties_hold_nan"),
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton: pip install triton"),
     # From NumPy, under the interpreter, where infinity is the right answer.
     pytest.mark.filterwarnings("ignore:overflow encountered in subtract:RuntimeWarning"),
@@ -27,14 +27,6 @@ def draw(batch: int, features: int, outputs: int, count: int = 10) -> tuple[Tens
     shapes = (batch, features), (outputs, features), (min(count, features),), (batch, outputs)
     x, w, c, grad = (torch.randn(*shape, generator=generator).to(DEVICE) for shape in shapes)
     return x, w, c.abs(), grad
-
-
-@pytest.fixture(autouse=True)
-def empties_hold_nan() -> Iterator[None]:
-    """torch.empty comes filled with NaN here, so a cell that no kernel wrote shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
