@@ -34,7 +34,7 @@ class Record:
     seconds_train: float  # wall time
     seconds_evaluate: float  # wall time
     # bytes: on a GPU of this run, else the most that its process, notebook included, ever took; where several processes
-    # trained, of the evaluation alone
+    # trained, or an earlier run did, of the evaluation alone
     peak_memory: int
     history: list[dict[str, float]]  # one row per epoch; p is inf at the end
     eps: float  # radius of evaluation, pixels

@@ -19,10 +19,11 @@ from lib import recipes
 from lib.experiments import ledger, provenance
 from lib.experiments.evaluate import ATTACKS, CERTIFICATES, evaluate
 from lib.experiments.record import Record, Table, check_agreement
+from lib.experiments.twin import find_twin
 from lib.files import replacing
 from lib.nets.arguments import integer
 from lib.nets.models import Net, drawn
-from lib.nets.store import save
+from lib.nets.store import load, save
 from lib.recipes import Budget, Recipe
 from lib.training.callbacks import Code, codes_of, read_checkpoint
 from lib.training.data import Images, as_found, load_data
@@ -46,6 +47,9 @@ def run(
     **overrides: Any,
 ) -> Record:
     """Train the net of a recipe, evaluate it, and write its record, table and weights below `results`.
+
+    Where a record beside it differs only in how it was evaluated, such as in eps_test, its net is taken over instead of
+    trained again: see `lib.experiments.twin`.
 
     Args:
         recipe: a name such as "mnist/linf-dist-net", or the path of a TOML file.
@@ -87,36 +91,37 @@ def run(
     path = ledger.path_of(results, resolved, budget, seed, changed)
     _check_replaces(path, resolved)
     workdir = path.with_name(f".{path.stem}")
+    origin: dict[str, Any] = {
+        "budget": budget,
+        "seed": seed,
+        "commit": code[0],
+        "device": _words(target, devices * num_nodes),
+    }
     # of several machines, the first one holds the folder, evaluates and writes
     with nullcontext() if node_rank(num_nodes) else _alone_in(workdir):
         if target.type == "cuda":
             torch.cuda.reset_peak_memory_stats(target)
-        net = drawn(resolved, seed)
-        history = _train(
-            net,
-            resolved,
-            data.train,
-            seed=seed,
-            device=target.type,
-            devices=devices,
-            num_nodes=num_nodes,
-            workdir=workdir,
-            code=code,
-            max_minutes=max_minutes,
-            progress=progress,
-        )
+        twin = find_twin(path, resolved, dirty=code[1], **origin) if num_nodes == 1 else None
+        if twin is not None:
+            net, history, dirty = _take_over(twin, progress), ledger.read(twin).history, code[1]
+        else:
+            net = drawn(resolved, seed)
+            history = _train(
+                net,
+                resolved,
+                data.train,
+                seed=seed,
+                device=target.type,
+                devices=devices,
+                num_nodes=num_nodes,
+                workdir=workdir,
+                code=code,
+                max_minutes=max_minutes,
+                progress=progress,
+            )
+            dirty = _is_dirty(code, workdir)
         record, table = _measure(
-            net,
-            resolved,
-            data.test,
-            target,
-            budget=budget,
-            seed=seed,
-            overrides=changed,
-            commit=code[0],
-            dirty=_is_dirty(code, workdir),
-            device=_words(target, devices * num_nodes),
-            history=history,
+            net, resolved, data.test, target, overrides=changed, dirty=dirty, history=history, **origin
         )
         _write(record, table, net, path, results)
         shutil.rmtree(workdir, ignore_errors=True)
@@ -160,6 +165,12 @@ def _train(
     if max_minutes is not None and not trained and time.perf_counter() - began > SHARE * 60 * max_minutes:
         raise Unfinished(steps, steps)
     return history
+
+
+def _take_over(twin: Path, progress: bool) -> Net:
+    if progress:
+        print(f"{twin} has trained this net already; it is evaluated now", file=sys.stderr)
+    return load(twin.with_suffix(".safetensors"))
 
 
 def _measure(

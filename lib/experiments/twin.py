@@ -1,0 +1,44 @@
+"""The twin of a run: an earlier one that trained the very same net and evaluated it otherwise."""
+
+from pathlib import Path
+from typing import Any
+
+from lib.experiments import ledger, provenance
+from lib.experiments.record import Record
+from lib.recipes import Recipe
+
+EVALUATION = ("eps_test", "pgd_steps", "test_limit")  # the fields of a recipe that training never reads
+
+
+def find_twin(path: Path, recipe: Recipe, *, dirty: bool | None, **origin: Any) -> Path | None:
+    """The record beside `path` whose weights are those that this run would train, None where there is none.
+
+    A twin has the same recipe but for `EVALUATION`, and all of `origin` in common; both are of clean commits and of the
+    versions that are installed now.
+
+    Args:
+        path: where the record of this run will be, which is no twin: a run that is made again trains again.
+        recipe: of this run, resolved.
+        dirty, origin: what this run's record will say there: dirty, and budget, seed, commit and device.
+    """
+    if dirty is not False:  # no commit says what would train
+        return None
+    origin |= {"dirty": False, "versions": provenance.versions()}
+    for other in sorted(path.parent.glob("*.json")):
+        if other != path and other.with_suffix(".safetensors").is_file():
+            record = _readable(other)
+            if record is not None and _alike(record, recipe) and origin.items() <= vars(record).items():
+                return other
+    return None
+
+
+def _readable(path: Path) -> Record | None:
+    """None for what an older version wrote, or another process replaces just now: it is in nobody's way here."""
+    try:
+        return ledger.read(path)
+    except (OSError, ValueError):
+        return None
+
+
+def _alike(record: Record, recipe: Recipe) -> bool:
+    return record.recipe.replace(**{name: getattr(recipe, name) for name in EVALUATION}) == recipe

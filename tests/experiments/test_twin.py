@@ -1,0 +1,104 @@
+"""A run that differs only in its evaluation takes the net of an earlier one over; any other trains its own."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lib
+from lib.experiments import ledger, provenance
+from lib.training.callbacks import Code
+from lib.training.fit import Unfinished
+
+SMALL = {"width": 8, "epochs_ramp": 1, "epochs_inf": 1, "train_limit": 300, "test_limit": 40}
+
+
+def smoke(results: Path, **options: Any) -> lib.Record:
+    options = SMALL | {"progress": False} | options
+    return lib.run("digits/linf-dist-net", budget="smoke", device="cpu", results=results, **options)
+
+
+def path_of(record: lib.Record, results: Path) -> Path:
+    return ledger.path_of(results, record.recipe, record.budget, record.seed, record.overrides)
+
+
+@pytest.fixture(autouse=True)
+def code(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(monkeypatch, ("a" * 40, False))
+
+
+def commit(monkeypatch: pytest.MonkeyPatch, code: Code) -> None:
+    monkeypatch.setattr(provenance, "commit", lambda: code)
+
+
+def trains(results: Path, **options: Any) -> bool:
+    """Whether a run with so little time stops in its training."""
+    try:
+        smoke(results, max_minutes=1e-6, **options)
+    except Unfinished:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("changed", [{"eps_test": 0.03}, {"pgd_steps": 3}, {"test_limit": 30, "eps_test": "8/255"}])
+def test_what_is_only_evaluated_otherwise_is_the_row_of_a_training_of_its_own(
+    changed: dict[str, Any], tmp_path: Path
+) -> None:
+    first = smoke(tmp_path / "both")
+    assert not trains(tmp_path / "both", **changed)
+    own = smoke(tmp_path / "alone", **changed)
+    path, alone = path_of(own, tmp_path / "both"), path_of(own, tmp_path / "alone")
+    record = ledger.read(path)
+    for name in ("recipe", "overrides", "commit", "dirty", "n", "clean", "robust", "robust_strong", "certified", "eps"):
+        assert getattr(record, name) == getattr(own, name), name
+    assert record.history == first.history and record.seconds_train == first.seconds_train
+    for suffix in (".npz", ".safetensors"):
+        assert path.with_suffix(suffix).read_bytes() == alone.with_suffix(suffix).read_bytes()
+    assert not [file for file in path.parent.iterdir() if file.name.startswith(".")]
+
+
+def test_says_whose_net_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = path_of(smoke(tmp_path), tmp_path)
+    smoke(tmp_path, eps_test=0.03, progress=True)
+    assert f"{path} has trained this net already" in capsys.readouterr().err
+
+
+def test_a_run_made_again_trains_again(tmp_path: Path) -> None:
+    smoke(tmp_path)
+    assert trains(tmp_path)
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"width": 17}, {"theta": 0.3}, {"train_limit": 250}])
+def test_another_training_is_no_twin(changed: dict[str, Any], tmp_path: Path) -> None:
+    smoke(tmp_path)
+    assert trains(tmp_path, eps_test=0.03, **changed)
+
+
+@pytest.mark.parametrize("then", [("b" * 40, False), ("a" * 40, True), ("a" * 40, None)])
+def test_other_code_trains_its_own(then: Code, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smoke(tmp_path)
+    commit(monkeypatch, then)
+    assert trains(tmp_path, eps_test=0.03)
+
+
+def test_a_net_of_changed_code_is_nobodys_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(monkeypatch, ("a" * 40, True))
+    smoke(tmp_path)
+    commit(monkeypatch, ("a" * 40, False))
+    assert trains(tmp_path, eps_test=0.03)
+
+
+def test_other_versions_train_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smoke(tmp_path)
+    monkeypatch.setattr(provenance, "versions", lambda: {"torch": "0.1"})
+    assert trains(tmp_path, eps_test=0.03)
+
+
+def test_weights_that_are_gone_are_trained_again(tmp_path: Path) -> None:
+    path_of(smoke(tmp_path), tmp_path).with_suffix(".safetensors").unlink()
+    assert trains(tmp_path, eps_test=0.03)
+
+
+def test_a_record_that_cannot_be_read_is_in_nobodys_way(tmp_path: Path) -> None:
+    path_of(smoke(tmp_path), tmp_path).write_text('{"schema": 0}')
+    assert trains(tmp_path, eps_test=0.03)
