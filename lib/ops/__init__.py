@@ -79,8 +79,8 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
         w: weights [O, I].
 
     Returns:
-        (lower, upper), [B, O] each. Every operation is monotone after rounding too, so the executed distance of every
-        v in the box lies between the executed bounds. Not differentiable.
+        (lower, upper), [B, O] each. The differences v - w and w - v and their maxima are monotone after rounding too,
+        so the executed distance of every v in the box lies between the executed bounds. Not differentiable.
 
     Raises:
         ValueError: shapes that do not match.

@@ -60,8 +60,9 @@ def lp_dist_backward(
 def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """Least and greatest p = inf distance over the box lower <= x <= upper, each [B, O]; exact for every output.
 
-    greatest = max_i max(|l_i - w_i|, |u_i - w_i|), least = max_i max(l_i - w_i, w_i - u_i, 0). Only subtraction,
-    absolute value and maximum, all monotone after rounding: executed distances stay between executed bounds.
+    greatest = max_i max(|l_i - w_i|, |u_i - w_i|), least = max_i max(l_i - w_i, w_i - u_i, 0). Only differences, of
+    which x - w rises and w - x falls with x, and maxima, monotone after rounding too: executed distances stay between
+    executed bounds.
     """
     low, high, w_wide = _widen(lower), _widen(upper), _widen(w)
     least, greatest = low.new_empty(len(low), len(w)), low.new_empty(len(low), len(w))

@@ -9,7 +9,6 @@ from lib.theory.complexity import lipschitz_complexity as lipschitz_complexity
 from lib.theory.complexity import pyramid_complexity as pyramid_complexity
 from lib.theory.complexity import rademacher as rademacher
 from lib.theory.complexity import random_signs as random_signs
-from lib.theory.generalisation import binary_net as binary_net
 from lib.theory.generalisation import counting_bound as counting_bound
 from lib.theory.generalisation import linf_dist_vc_dimension as linf_dist_vc_dimension
 from lib.theory.generalisation import margin_bound as margin_bound

@@ -87,8 +87,9 @@ class AdderLayer(LInfDist):
 class AdderNet(PlainNet):
     """AdderNet's neurons in the place of ours: l_1 distances, each hidden layer followed by batch norm (Appendix C).
 
-    Every layer computes -||x - w||_1 up to the sign that the next batch norm makes meaningless. AdderNet's modified
-    backward pass and its learning rates by layer are left out: Adam scales each weight's step by itself.
+    Every layer computes -||x - w||_1 up to a sign, which the weights of the next layer take up. AdderNet's modified
+    backward pass, its learning rates by layer and the affine part of its batch norm are left out: Adam scales each
+    weight's step by itself.
 
     Args: as in `LInfDistNet`.
     """

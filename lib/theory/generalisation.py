@@ -5,12 +5,10 @@ the paper leaves inside O is set to 1 here, so bounds show a shape and an order 
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from lib.nets.models import LInfDistNet
 
 
 class Bound(NamedTuple):
@@ -122,25 +120,3 @@ def _check(margins: Tensor, slope: float, t: float) -> None:
         raise ValueError(f"slope is {slope}, expected at least 0")
     if not t > 0:
         raise ValueError(f"t is {t}, expected more than 0")
-
-
-def binary_net(net: LInfDistNet, positive: int, negative: int) -> LInfDistNet:
-    """The net that is left when all classes but two are struck out: logits (z_positive, z_negative).
-
-    Its f = (z_positive - z_negative) / 2 is scalar and 1-Lipschitz, the setting of Section 4.2, with y f(x) in pixels
-    the radius of the margin certificate.
-
-    Raises:
-        ValueError: a class that the net does not have.
-    """
-    for name, label in (("positive", positive), ("negative", negative)):
-        if not 0 <= label < net.num_classes:
-            raise ValueError(f"{name} is {label}, expected a class from 0 to {net.num_classes - 1}")
-    kept = [positive, negative]
-    state = net.state_dict()
-    state |= {"top.weight": state["top.weight"][kept], "top.bias": state["top.bias"][kept]}
-    config: dict[str, Any] = {**net.config, "num_classes": 2}
-    with torch.random.fork_rng(devices=[]):  # the initial draw is thrown away
-        pair = LInfDistNet(**config)
-    pair.load_state_dict(state)
-    return pair.train(net.training)

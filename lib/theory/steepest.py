@@ -29,21 +29,21 @@ def empirical_lipschitz(
 
     Each image is the middle of a pair that lies `step` apart along the signs of the gradient of one logit, the
     direction in which that logit is steepest. The pair then moves to where the logit's slopes at its two ends differ
-    more, inside [0, 1]; the steepest pair seen counts.
+    more, both ends inside [0, 1]; the steepest pair seen counts.
 
     Args:
         net: any net, not changed; it is measured in evaluation mode.
         x: images [B, C, H, W] in [0, 1] to start from; None: 16 images of uniform noise, drawn from `seed`.
         p: exponent, 1 <= p <= inf.
-        step: distance of a pair, pixels, more than 0.
+        step: distance of a pair, pixels, more than 0 and at most 1.
         ascents: moves of each pair, at least 0.
         seed: of the images where x is None.
 
     Raises:
-        ValueError: no images, step that is not positive, ascents < 0, or what the net refuses.
+        ValueError: no images, step outside (0, 1], ascents < 0, or what the net refuses.
     """
-    if not step > 0:
-        raise ValueError(f"step is {step}, expected a positive distance in pixels")
+    if not 0 < step <= 1:
+        raise ValueError(f"step is {step}, expected a distance in pixels, 0 < step <= 1")
     if ascents < 0:
         raise ValueError(f"ascents is {ascents}, expected at least 0")
     if x is None:
@@ -51,13 +51,13 @@ def empirical_lipschitz(
     if not len(x):
         raise ValueError("x has 0 images, expected at least one")
     exact = _exact(net)
-    middle, best = x.detach().to(next(exact.parameters())), 0.0
+    middle, best = x.detach().to(next(exact.parameters())).clamp(step / 2, 1 - step / 2), 0.0
     logit = torch.arange(len(x), device=middle.device) % net.num_classes
     for _ in range(ascents + 1):
         half = step / 2 * _slope(exact, middle, logit, p).sign()
         best = max(best, _steepness(exact, middle - half, middle + half, p))
         bend = _slope(exact, middle + half, logit, p) - _slope(exact, middle - half, logit, p)
-        middle = (middle + STRIDE * bend.sign()).clamp(0, 1)
+        middle = (middle + STRIDE * bend.sign()).clamp(step / 2, 1 - step / 2)
     return best
 
 

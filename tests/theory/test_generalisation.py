@@ -84,13 +84,22 @@ class TestLemmaA5:
         assert turned_at_all > 0
 
 
+def binary_net(net: LInfDistNet, positive: int, negative: int) -> LInfDistNet:
+    """The net that is left when all classes but two are struck out: half its difference is 1-Lipschitz."""
+    kept, state = [positive, negative], net.state_dict()
+    state |= {"top.weight": state["top.weight"][kept], "top.bias": state["top.bias"][kept]}
+    pair = LInfDistNet(**{**net.config, "num_classes": 2})
+    pair.load_state_dict(state)
+    return pair.train(net.training)
+
+
 def two_digits(classes: tuple[int, int], root: Path) -> tuple[LInfDistNet, Tensor, Tensor]:
     """The trained MNIST net between two classes, and 40 test images of them with labels 0 and 1."""
     whole = lib.load(ROOT / "results/mnist/linf-dist-net/laptop-0.safetensors")
     test = load_data(recipes.load("mnist/linf-dist-net"), root).test
     assert isinstance(whole, LInfDistNet)
     chosen = torch.cat([(test.labels == c).nonzero()[:20, 0] for c in classes])
-    return theory.binary_net(whole, *classes), batch(test, chosen), (test.labels[chosen] == classes[1]).long()
+    return binary_net(whole, *classes), batch(test, chosen), (test.labels[chosen] == classes[1]).long()
 
 
 def signed_margins(net: LInfDistNet, x: Tensor, y: Tensor) -> Tensor:
@@ -100,23 +109,29 @@ def signed_margins(net: LInfDistNet, x: Tensor, y: Tensor) -> Tensor:
     return net.std * (1 - 2 * y) * (logits[:, 0] - logits[:, 1]) / 2
 
 
-class TestBinaryNet:
-    def test_its_logits_are_two_of_the_nets_and_its_margins_the_certified_radii(self) -> None:
-        torch.manual_seed(0)
-        net = LInfDistNet((1, 4, 4), 5, width=8, depth=3, mean=0.2, std=0.5).eval()
-        state = torch.get_rng_state()
-        pair = theory.binary_net(net, 4, 1)
-        assert torch.equal(torch.get_rng_state(), state)
-        x = torch.rand(50, 1, 4, 4)
-        assert torch.equal(pair(x), net(x)[:, [4, 1]])
-        y = pair(x).argmax(1)
-        radius = lib.certify(pair, x, y, 0.1, "margin").radius
-        torch.testing.assert_close(radius, signed_margins(pair, x, y), rtol=0, atol=1e-5)
+def test_between_two_classes_the_certified_radius_is_the_margin_of_the_theorem() -> None:
+    torch.manual_seed(0)
+    net = LInfDistNet((1, 4, 4), 5, width=8, depth=3, mean=0.2, std=0.5).eval()
+    pair, x = binary_net(net, 4, 1), torch.rand(50, 1, 4, 4)
+    assert torch.equal(pair(x), net(x)[:, [4, 1]])
+    y = pair(x).argmax(1)
+    radius = lib.certify(pair, x, y, 0.1, "margin").radius
+    torch.testing.assert_close(radius, signed_margins(pair, x, y), rtol=0, atol=1e-5)
 
-    @pytest.mark.parametrize(("name", "classes"), [("positive", (5, 0)), ("negative", (0, -1))])
-    def test_a_class_that_is_none_is_refused(self, name: str, classes: tuple[int, int]) -> None:
-        with pytest.raises(ValueError, match=f"{name} is .*, expected a class from 0 to 4"):
-            theory.binary_net(LInfDistNet((1, 4, 4), 5, width=8, depth=2), *classes)
+
+@given(seed=st.integers(0, 2**31), depth=st.integers(1, 4))
+@settings(deadline=None, max_examples=25)
+def test_on_each_piece_a_net_is_affine_in_its_weights_with_slopes_of_size_0_or_1(seed: int, depth: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = LInfDistNet((1, 3, 3), 2, width=7, depth=depth, identity=0.0).double().eval()
+        image = torch.rand(1, 1, 3, 3, dtype=DOUBLE, requires_grad=True)
+    terms = [image, *net.parameters()]
+    f = net(image)[0, 0]
+    slopes = torch.autograd.grad(f, terms)
+    assert {entry for slope in slopes for entry in slope.flatten().tolist()} <= {-1.0, 0.0, 1.0}
+    affine = sum((slope * term).sum() for slope, term in zip(slopes, terms, strict=True))
+    torch.testing.assert_close(affine, f, rtol=0, atol=1e-12)
 
 
 class TestMarginBound:

@@ -38,7 +38,7 @@ def test_outputs_grow_almost_linearly_without_mean_shift_and_not_at_all_with_it(
 
 
 class TestMovedShares:
-    recipe = small_recipe(width=96, depth=3, identity=0.0, decay="none", train_limit=512)
+    recipe = small_recipe(width=96, depth=3, identity=0.0, decay="none", weight_decay=0.0, train_limit=512)
 
     def shares(self, p: float) -> list[float]:
         torch.manual_seed(0)
@@ -56,7 +56,7 @@ class TestMovedShares:
         assert 0 < first <= 3 / 64
 
     def test_decay_is_refused(self) -> None:
-        recipe = self.recipe.replace(decay="l2")
+        recipe = self.recipe.replace(decay="l2", weight_decay=0.005)
         with pytest.raises(ValueError, match="decay is 'l2', expected 'none'"):
             moved_shares(build(recipe), recipe)
 

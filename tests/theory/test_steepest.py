@@ -76,6 +76,19 @@ def test_a_net_that_breaks_the_fact_by_a_tenth_is_found_out() -> None:
     assert empirical_lipschitz(net) == pytest.approx(1.1, abs=1e-6)
 
 
+class Inside(LInfDistNet):
+    """Answers valid images alone."""
+
+    def forward(self, x: torch.Tensor, p: float = math.inf) -> torch.Tensor:
+        assert x.min() >= 0 and x.max() <= 1
+        return super().forward(x, p)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(3, 1, 4, 4), torch.ones(3, 1, 4, 4), None])
+def test_both_images_of_a_pair_are_valid(images: torch.Tensor | None) -> None:
+    empirical_lipschitz(Inside((1, 4, 4), 3, width=12, depth=3), images, 8)
+
+
 def test_distances_are_in_network_units_whatever_the_std() -> None:
     for std in (0.1, 2.0):
         assert empirical_lipschitz(random_net(3, std=std), step=1e-4) == pytest.approx(1, abs=1e-4)
@@ -118,8 +131,9 @@ def test_it_is_handed_on_by_the_room() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"step": 0.0}, "step is 0.0, expected a positive distance in pixels"),
-        ({"step": math.nan}, "step is nan, expected a positive distance in pixels"),
+        ({"step": 0.0}, "step is 0.0, expected a distance in pixels, 0 < step <= 1"),
+        ({"step": 1.5}, "step is 1.5, expected a distance in pixels, 0 < step <= 1"),
+        ({"step": math.nan}, "step is nan, expected a distance in pixels, 0 < step <= 1"),
         ({"ascents": -1}, "ascents is -1, expected at least 0"),
         ({"x": torch.empty(0, 1, 4, 4)}, "x has 0 images, expected at least one"),
         ({"x": torch.rand(2, 1, 5, 4)}, r"x must be \[B, 1, 4, 4\]"),
