@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import signal
 import sys
 import tomllib
@@ -14,21 +15,27 @@ from lib.experiments.run import run
 from lib.recipes import BUDGETS, Recipe
 from lib.recipes.values import refuse_unknown
 from lib.training.callbacks import Diverged
-from lib.training.fit import TERMINATED, Elsewhere, Unfinished
+from lib.training.fit import Unfinished
+from lib.training.ranks import TERMINATED, Elsewhere
 
 STOPPED = 75  # the exit status of a run that went on long enough and can be taken up again (EX_TEMPFAIL)
+CLOSED = 128 + signal.SIGPIPE  # the exit status where the reader of the output went away
 INTERRUPTED = 128 + signal.SIGINT  # the exit status after Ctrl-C
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 on success, 1 with one sentence on bad input, 75 for a run that stopped at --max-minutes.
 
-    130 after Ctrl-C and 143 for a training that a scheduler ended.
+    130 after Ctrl-C, 141 where nobody reads the output any more and 143 for a training that a scheduler ended.
     """
     commands: dict[str, Callable[..., int]] = {"run": _run, "table": _table, "tables": _tables, "show": _show}
     options = vars(_parser().parse_args(arguments))
     try:
         return commands[options.pop("command")](**options)
+    except BrokenPipeError:
+        # whoever read has closed the pipe, as `head` does; the flush at exit must not fail on it again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED
     except Elsewhere as share:
         print(share, file=sys.stderr)
         return 0
@@ -75,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(recipe: str, results: str, **options: Any) -> int:
     overrides = _overrides(options.pop("set"))
     refuse_unknown(overrides, [field.name for field in dataclasses.fields(Recipe)], "recipe field")
-    record = run(recipe, results=results, **options, **overrides)
+    # a bar is for eyes, and no part of what a pipe or a log gets
+    record = run(recipe, results=results, progress=sys.stdout.isatty(), **options, **overrides)
     path = ledger.path_of(results, record.recipe, record.budget, record.seed, record.overrides)
     return _show(str(path))
 

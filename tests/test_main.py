@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
-from lib.__main__ import INTERRUPTED, STOPPED, main
+from lib.__main__ import CLOSED, INTERRUPTED, STOPPED, main
 from lib.experiments import ledger
 from lib.recipes import Recipe
-from lib.training.fit import TERMINATED
+from lib.training.ranks import TERMINATED
 from lib.training.schedules import Knobs, knobs_at
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +26,7 @@ def test_run_writes_a_record_and_prints_its_row(tmp_path: Path, capsys: pytest.C
     printed = capsys.readouterr().out
     assert str(record) in printed and "certified (%)" in printed
     assert main(["show", str(record)]) == 0
-    assert printed.endswith(capsys.readouterr().out)  # before it stands the progress bar
+    assert printed == capsys.readouterr().out
 
 
 def test_run_out_of_time_says_so_with_its_own_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +131,15 @@ def test_table_prints_the_papers_rows_whatever_the_ledger_holds(
     assert main(["table", "1", "--results", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "92.64" in printed and "no run yet" in printed
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "lib", "table", "1", "--results", str(ROOT / "results")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == CLOSED
 
 
 def test_the_follow_ups_are_a_table_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

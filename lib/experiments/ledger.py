@@ -13,6 +13,7 @@ import math
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import numpy.typing as npt
 
 from lib.experiments.record import COLUMNS, SCHEMA, Record, Table, check_agreement, check_schema
 from lib.files import replacing
+from lib.nets.models import Net
+from lib.nets.store import save
 from lib.recipes import Recipe
 
 __all__ = ["Record", "Table", "path_of", "read", "read_table", "records", "write"]
@@ -35,10 +38,13 @@ def path_of(results: str | Path, recipe: Recipe, budget: str, seed: int, overrid
     return Path(results) / recipe.name / f"{stem}.json"
 
 
-def write(record: Record, table: Table, results: str | Path) -> Path:
-    """Writes the record and its table, replacing those of an earlier run, and returns the path of the JSON.
+def write(record: Record, table: Table, results: str | Path, net: Net | None = None) -> Path:
+    """Writes the record, its table and, where given, the weights of its net, in the place of those of an earlier run.
 
-    Nothing is left behind by a failure, and there is never a JSON without its table.
+    Nothing is left behind by a failure, and there is never a JSON beside another run's table or weights.
+
+    Returns:
+        The path of the JSON.
 
     Raises:
         ValueError: the table breaks an implication or disagrees with the record's counts.
@@ -46,16 +52,17 @@ def write(record: Record, table: Table, results: str | Path) -> Path:
     check_agreement(record, table)
     path = path_of(results, record.recipe, record.budget, record.seed, record.overrides)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = path.with_suffix(".npz")
+    data, weights = path.with_suffix(".npz"), path.with_suffix(".safetensors")
     try:
-        with replacing(path) as new_path, replacing(data) as new_data:
+        # the JSON comes last, and the old one goes before anything of the new run is in its place
+        with replacing(path) as new_path, replacing(data) as new_data, _saved(net, weights):
             _write_columns(new_data, _columns(table))
             new_path.write_text(_to_json(record), encoding="utf-8")
-            # an old record must not be seen with a new table
             path.unlink(missing_ok=True)
     finally:
         if not path.exists():
             data.unlink(missing_ok=True)
+            weights.unlink(missing_ok=True)
     return path
 
 
@@ -112,6 +119,18 @@ def records(results: str | Path) -> Iterator[Record]:
         raise FileNotFoundError(f"folder of records {results} does not exist, expected a ledger such as results/")
     for path in sorted(Path(results).rglob("*.json")):
         yield read(path)
+
+
+@contextmanager
+def _saved(net: Net | None, path: Path) -> Iterator[None]:
+    """Weights that are in their place when the block ends; without a net those of an earlier run are gone by then."""
+    if net is None:
+        yield
+        path.unlink(missing_ok=True)
+    else:
+        with replacing(path) as new:
+            save(net.cpu(), new)
+            yield
 
 
 def _write_columns(path: Path, columns: dict[str, npt.NDArray[Any]]) -> None:

@@ -6,14 +6,17 @@ from typing import Any
 
 import pandas as pd
 
-from lib.experiments.summary import rounded_down, shown_eps, with_spread
+from lib.experiments.summary import rounded, rounded_down, shown_eps, with_spread
 
 _DAGGER = "†"
 _PERCENT = (
     "Percent of the test images. Ours: mean ± standard deviation where there are several runs; certified by intervals "
     "from the box clipped to valid pixels, as in the released evaluation, and rounded down."
 )
-_CLEAN = "Percent of the test images. Ours: mean ± standard deviation where there are several runs."
+_CLEAN = (
+    "Percent; ours: mean ± standard deviation where there are several runs. Clean is of the test images, and so is the "
+    "difference. Training accuracy is the running one of the last epoch, on augmented images and in training mode."
+)
 _BEST = (
     "Bold: the best of the paper's, and the best of ours, for the same data and radius, runs on part of the data aside."
 )
@@ -21,6 +24,7 @@ _PAPER = (
     "Paper: Table 1's l_inf-dist rows are medians of 8 runs; for `*/linf-dist-net-v2` and `*/sortnet` it is the "
     "follow-up that proposed them."
 )
+_FOLLOW_UPS = "Paper: its robust accuracies are after 100 steps of PGD."
 _SECONDS = (
     "Seconds of training per epoch. Ours: the median epoch of a run, of another net on another machine: to be read "
     "beside its FLOPs (Table 1 has the paper's), and no comparison of speed."
@@ -65,6 +69,8 @@ def table_page(frame: pd.DataFrame) -> str:
     keys = [name for name in ("dataset", "eps") if name in frame]
     parts = [_part(part, ours, top) for _, part in frame.groupby(keys, sort=False)]
     note = _SECONDS if "seconds" in theirs else f"{_PERCENT if 'certified' in theirs else _CLEAN} {_BEST}"
+    # the follow-ups alone say of how many runs a row is
+    note += f" {_FOLLOW_UPS}" if "statistic" in frame else ""
     return "\n".join(parts) + _notes([note, *_how(frame, ours)], frame)
 
 
@@ -133,7 +139,7 @@ def _compared(index: Any, row: Any, ours: Sequence[str], top: dict[str, set[Any]
                 text = with_spread(row, column)
                 cells[f"{head}: {whose}"] = f"**{text}**" if index in top.get(column, ()) else text
     if row["runs"] and "seconds" not in ours:
-        cells[_DIFFERENCE] = _signed(row["difference"])
+        cells[_DIFFERENCE] = _signed(row["difference"], rounded_down if "paper_certified" in row else rounded)
     return cells
 
 
@@ -149,11 +155,11 @@ def _runs(count: int) -> str:
 
 def _beside_the_paper(row: Any) -> dict[str, str]:
     cells = {"Certified: paper": rounded_down(row["paper_certified"])}
-    return cells | ({_DIFFERENCE: _signed(row["difference"])} if row["runs"] else {})
+    return cells | ({_DIFFERENCE: _signed(row["difference"], rounded_down)} if row["runs"] else {})
 
 
-def _signed(difference: float) -> str:
-    return "" if math.isnan(difference) else rounded_down(difference).replace("-", "\N{MINUS SIGN}")
+def _signed(difference: float, shown: Callable[[float], str]) -> str:
+    return "" if math.isnan(difference) else shown(difference).replace("-", "\N{MINUS SIGN}")
 
 
 def _flops(count: float) -> str:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_PACKAGES = ("numpy", "torch", "triton", "numba", "lightning", "foolbox", "safetensors", "torchvision", "scikit-learn")
+_PACKAGES = (
+    *("linf-dist-book", "numpy", "torch", "triton", "numba", "lightning", "foolbox", "safetensors", "torchvision"),
+    "scikit-learn",
+)
 
 
 def commit(root: Path = ROOT) -> tuple[str, bool | None]:
@@ -31,7 +34,7 @@ def commit(root: Path = ROOT) -> tuple[str, bool | None]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that take part in a run, those that are installed."""
+    """Versions of Python, of this book and of the packages that take part in a run, those that are installed."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

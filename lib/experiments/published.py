@@ -44,6 +44,11 @@ def published(number: int | str) -> pd.DataFrame:
     return _read(FOLDER / f"{page_name(number)}.csv").copy()
 
 
+def follows_up(recipe: str) -> bool:
+    """Whether a recipe is a follow-up's, whose robust accuracies are after PGD-100 and not after the paper's PGD-20."""
+    return recipe in set(published(FOLLOWUPS)["recipe"])
+
+
 def page_name(number: int | str) -> str:
     """The name of a table's page and of its data: "table1", "followups"."""
     return f"table{number}" if isinstance(number, int) else number

@@ -28,9 +28,10 @@ class Record:
     seed: int
     overrides: dict[str, Any]  # the fields that differ from the recipe file, with their values
     commit: str  # of the code that evaluated; "unknown" only after a warning
-    dirty: bool | None  # lib/ or recipes/ differed from it, or other code trained a part; None: no git to ask
+    # lib/ or recipes/ differed from it, or other code or versions trained a part; None: no git to ask
+    dirty: bool | None
     versions: dict[str, str]  # of python and the packages
-    device: str  # what it ran on, in words, after "4 x" where four processes trained
+    device: str  # what it ran on, in words, after "4 x" where four processes trained; "A, then B" where it moved
     seconds_train: float  # wall time
     seconds_evaluate: float  # wall time
     # bytes: on a GPU of this run, else the most that its process, notebook included, ever took; where several processes

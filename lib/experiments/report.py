@@ -8,7 +8,7 @@ import pandas as pd
 
 from lib.experiments.figures import plot_confusion, plot_history, plot_radii, plot_runs
 from lib.experiments.markdown import claims_page, overview_page, table_page
-from lib.experiments.published import PRINTED, page_name, published, published_row, tables
+from lib.experiments.published import PRINTED, follows_up, page_name, published, published_row, tables
 from lib.experiments.record import Record
 from lib.experiments.summary import (
     MEASURES,
@@ -21,6 +21,7 @@ from lib.experiments.summary import (
     unchanged,
     with_spread,
 )
+from lib.files import replacing
 from lib.recipes import load, names
 
 _GENERATED = "<!-- Generated from results/ by `make tables`. -->\n\n"
@@ -120,7 +121,8 @@ def write_tables(results: str | Path, folder: str | Path) -> list[Path]:
     ours = claims(results)
     pages |= {"claims.md": claims_page(ours), "overview.md": overview_page(ours)}
     for name, text in pages.items():
-        (folder / name).write_text(_GENERATED + text, encoding="utf-8")
+        with replacing(folder / name) as new:
+            new.write_text(_GENERATED + text, encoding="utf-8")
     return [folder / name for name in pages]
 
 
@@ -146,7 +148,7 @@ def _paper_cells(record: Record) -> dict[str, str]:
     return {
         "": "paper",
         "budget": "paper",
-        "data": "whole test set",
+        "data": f"whole test set{', PGD-100' if follows_up(record.recipe.name) else ''}",
         "eps": shown_eps(record.eps),
         "clean (%)": rounded(paper["clean"]),
         "robust (%)": rounded(paper["robust"]),

@@ -18,16 +18,16 @@ import torch
 from lib import recipes
 from lib.experiments import ledger, provenance
 from lib.experiments.evaluate import ATTACKS, CERTIFICATES, evaluate
-from lib.experiments.record import Record, Table, check_agreement
+from lib.experiments.record import Record, Table
 from lib.experiments.twin import find_twin
-from lib.files import replacing
 from lib.nets.arguments import integer
 from lib.nets.models import Net, drawn
-from lib.nets.store import load, save
+from lib.nets.store import load
 from lib.recipes import Budget, Recipe
-from lib.training.callbacks import Code, codes_of, read_checkpoint
+from lib.training.callbacks import Origin, origins_of, read_checkpoint
 from lib.training.data import Images, as_found, load_data
-from lib.training.fit import Device, Unfinished, check_ranks, fit, node_rank, resolve_device, total_steps
+from lib.training.fit import Device, Unfinished, fit, resolve_device, total_steps
+from lib.training.ranks import check_ranks, node_rank
 
 SHARE = 0.5  # of max_minutes that training may take where the evaluation is to follow in the same call
 
@@ -75,7 +75,7 @@ def run(
         FileNotFoundError: data that is not there and cannot be downloaded.
         lib.training.fit.Unfinished: max_minutes ran out.
         lib.training.callbacks.Diverged: the loss is no finite number any more; training stopped there.
-        lib.training.fit.Elsewhere: on every machine but the first, which evaluates and writes.
+        lib.training.ranks.Elsewhere: on every machine but the first, which evaluates and writes.
     """
     resolved, changed = _resolve(recipe, budget, overrides)
     seed, devices, num_nodes = _whole("seed", seed, 0), _whole("devices", devices, 1), _whole("num_nodes", num_nodes, 1)
@@ -84,26 +84,21 @@ def run(
         raise ValueError(f"results is {results}, expected a folder")
     target = resolve_device(device)
     check_ranks(resolved, devices, num_nodes)
-    code = provenance.commit()  # of what is now loaded
+    # of what is now loaded
+    origin = Origin(*provenance.commit(), provenance.versions(), _words(target, devices * num_nodes))
     data = load_data(resolved, data_root)
     resolved = as_found(resolved, data)
     changed = {name: getattr(resolved, name) for name in changed}
     path = ledger.path_of(results, resolved, budget, seed, changed)
     _check_replaces(path, resolved)
     workdir = path.with_name(f".{path.stem}")
-    origin: dict[str, Any] = {
-        "budget": budget,
-        "seed": seed,
-        "commit": code[0],
-        "device": _words(target, devices * num_nodes),
-    }
     # of several machines, the first one holds the folder, evaluates and writes
     with nullcontext() if node_rank(num_nodes) else _alone_in(workdir):
         if target.type == "cuda":
             torch.cuda.reset_peak_memory_stats(target)
-        twin = find_twin(path, resolved, dirty=code[1], **origin) if num_nodes == 1 else None
+        twin = find_twin(path, resolved, budget, seed, origin) if num_nodes == 1 else None
         if twin is not None:
-            net, history, dirty = _take_over(twin, progress), ledger.read(twin).history, code[1]
+            net, history, origins = _take_over(twin, progress), ledger.read(twin).history, [origin]
         else:
             net = drawn(resolved, seed)
             history = _train(
@@ -115,15 +110,14 @@ def run(
                 devices=devices,
                 num_nodes=num_nodes,
                 workdir=workdir,
-                code=code,
+                origin=origin,
                 max_minutes=max_minutes,
                 progress=progress,
             )
-            dirty = _is_dirty(code, workdir)
-        record, table = _measure(
-            net, resolved, data.test, target, overrides=changed, dirty=dirty, history=history, **origin
-        )
-        _write(record, table, net, path, results)
+            origins = [*origins_of(read_checkpoint(workdir / "last.ckpt")), origin]
+        known = {"budget": budget, "seed": seed, "overrides": changed, "history": history} | _credited(origins)
+        record, table = _measure(net, resolved, data.test, target, **known)
+        ledger.write(record, table, results, net)
         shutil.rmtree(workdir, ignore_errors=True)
     return record
 
@@ -182,7 +176,6 @@ def _measure(
     record = Record(
         recipe=recipe,
         seed=seed,
-        versions=provenance.versions(),
         peak_memory=_peak_memory(target),
         seconds_train=sum(row["seconds"] for row in known["history"]),
         seconds_evaluate=time.perf_counter() - began,
@@ -193,15 +186,6 @@ def _measure(
         **known,
     )
     return record, table
-
-
-def _write(record: Record, table: Table, net: Net, path: Path, results: str | Path) -> None:
-    check_agreement(record, table)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # an old record must not be seen with new weights
-    with replacing(path.with_suffix(".safetensors")) as weights:
-        save(net.cpu(), weights)
-        ledger.write(record, table, results)
 
 
 def _whole(name: str, value: Any, least: int) -> int:
@@ -229,9 +213,15 @@ def _is_trained(checkpoint: Path, steps: int) -> bool:
     return checkpoint.exists() and read_checkpoint(checkpoint)["global_step"] == steps
 
 
-def _is_dirty(code: Code, workdir: Path) -> bool | None:
-    """Whether the tree was dirty; a run that any other code has trained too is of no one commit either."""
-    return code[1] if codes_of(read_checkpoint(workdir / "last.ckpt")) == [code] else True
+def _credited(origins: list[Origin]) -> dict[str, Any]:
+    """What a record says of all that took a part in a run, the last of which evaluated.
+
+    Where their code or versions differ, the run is of no one commit, and so dirty.
+    """
+    *others, last = origins
+    one = all(other[:3] == last[:3] for other in others)
+    devices = ", then ".join(dict.fromkeys(origin.device for origin in origins))
+    return last._asdict() | {"dirty": last.dirty if one else True, "device": devices}
 
 
 def _counts(table: Table) -> dict[str, Any]:

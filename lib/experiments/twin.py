@@ -1,33 +1,34 @@
 """The twin of a run: an earlier one that trained the very same net and evaluated it otherwise."""
 
 from pathlib import Path
-from typing import Any
 
-from lib.experiments import ledger, provenance
+from lib.experiments import ledger
 from lib.experiments.record import Record
 from lib.recipes import Recipe
+from lib.training.callbacks import Origin
 
 EVALUATION = ("eps_test", "pgd_steps", "test_limit")  # the fields of a recipe that training never reads
 
 
-def find_twin(path: Path, recipe: Recipe, *, dirty: bool | None, **origin: Any) -> Path | None:
+def find_twin(path: Path, recipe: Recipe, budget: str, seed: int, origin: Origin) -> Path | None:
     """The record beside `path` whose weights are those that this run would train, None where there is none.
 
-    A twin has the same recipe but for `EVALUATION`, and all of `origin` in common; both are of clean commits and of the
-    versions that are installed now.
+    A twin has the same recipe but for `EVALUATION`, the same budget and seed, and the same clean commit, versions and
+    device trained it.
 
     Args:
         path: where the record of this run will be, which is no twin: a run that is made again trains again.
         recipe: of this run, resolved.
-        dirty, origin: what this run's record will say there: dirty, and budget, seed, commit and device.
+        budget, seed: of this run.
+        origin: what would train.
     """
-    if dirty is not False:  # no commit says what would train
+    if origin.dirty is not False:  # no commit says what would train
         return None
-    origin |= {"dirty": False, "versions": provenance.versions()}
+    wanted = {"budget": budget, "seed": seed} | origin._asdict()
     for other in sorted(path.parent.glob("*.json")):
         if other != path and other.with_suffix(".safetensors").is_file():
             record = _readable(other)
-            if record is not None and _alike(record, recipe) and origin.items() <= vars(record).items():
+            if record is not None and _alike(record, recipe) and wanted.items() <= vars(record).items():
                 return other
     return None
 

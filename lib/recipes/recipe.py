@@ -54,7 +54,7 @@ class Recipe:
     beta1: float  # decay of Adam's first moment
     beta2: float  # decay of Adam's second moment
     adam_eps: float  # Adam's epsilon, no radius
-    weight_decay: float  # lambda of Eq. 6; a step decays by lr * lambda
+    weight_decay: float  # lambda of Eq. 6; a step decays by lr * lambda; 0 without decay
     decay: Literal["lp", "l2", "none"]  # norm of the decay of distance weights; the head's is always l2
     batch_size: int  # images per step
 
@@ -89,6 +89,7 @@ class Recipe:
         _check_shapes(self)
         _check_model(self)
         _check_loss(self)
+        _check_decay(self)
         _check_schedule(self)
 
     @property
@@ -228,6 +229,12 @@ def _check_loss(recipe: Recipe) -> None:
             raise ValueError(f"{name} is {value}, expected none for loss {recipe.loss!r}")
     if recipe.loss != "ibp" and recipe.eps_warmup_epochs:
         raise ValueError(f"eps_warmup_epochs is {recipe.eps_warmup_epochs}, expected 0 for loss {recipe.loss!r}")
+
+
+def _check_decay(recipe: Recipe) -> None:
+    if (recipe.decay == "none") != (recipe.weight_decay == 0):
+        expected = "0" if recipe.decay == "none" else "more than 0"
+        raise ValueError(f"weight_decay is {recipe.weight_decay}, expected {expected} for decay {recipe.decay!r}")
 
 
 def _check_schedule(recipe: Recipe) -> None:

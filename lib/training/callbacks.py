@@ -3,9 +3,10 @@
 import csv
 import math
 import pickle
+import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -20,8 +21,17 @@ from lib.training.schedules import knobs_at
 CHECKPOINT_SECONDS = 15.0  # between two checkpoints, at least
 CHECKPOINT_SHARE = 0.02  # of the training time may go into writing checkpoints
 
-Code = tuple[str, bool | None]  # commit, and whether the tree was dirty; None: no git to ask
-UNKNOWN: Code = ("unknown", None)
+
+class Origin(NamedTuple):
+    """What takes a step: code, the versions that it stands on, and a device."""
+
+    commit: str
+    dirty: bool | None  # whether the code differed from it; None: no git to ask
+    versions: dict[str, str]
+    device: str  # in words
+
+
+UNKNOWN = Origin("unknown", None, {}, "")
 
 
 class Diverged(ArithmeticError):  # noqa: N818 - the name says what happened
@@ -100,23 +110,29 @@ class History(Callback):
 class Keeper(Callback):
     """Saves a checkpoint now and then and after the last step, and stops training when its time is over.
 
+    Of several ranks each notes a wish to end (SIGTERM), and all stop at the same step.
+
     Args:
         path: the checkpoint.
         run: what the run is a function of, of plain types; saved with it, see `check_same_run`.
-        code: commit of the code that trains, and whether it was dirty; saved with those that trained before.
+        origin: what trains; saved with those that trained before.
         total: steps of the run.
         max_minutes: may be inf.
     """
 
-    def __init__(self, path: Path, run: dict[str, Any], code: Code, total: int, max_minutes: float) -> None:
+    def __init__(self, path: Path, run: dict[str, Any], origin: Origin, total: int, max_minutes: float) -> None:
         self.path, self.run, self.total, self.max_minutes = path, run, total, max_minutes
-        self.codes = [code]
+        self.origins = [origin]
+        self.asked = False  # to end
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # steps between two looks at the clock: with several ranks a look is an exchange
         self.stride = 1 if trainer.world_size == 1 else 10
         now = time.monotonic()
         self.stop_at, self.save_at = now + 60 * self.max_minutes, now + CHECKPOINT_SECONDS
+        if trainer.world_size > 1:
+            # Lightning's own handler would talk to the other ranks in the middle of a step
+            signal.signal(signal.SIGTERM, self._note)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         last = trainer.global_step == self.total
@@ -125,18 +141,22 @@ class Keeper(Callback):
         now = time.monotonic()
         # saving and stopping take all ranks: the first one's clock counts
         over, due = trainer.strategy.broadcast((now >= self.stop_at, now >= self.save_at or trainer.received_sigterm))
+        over = over or trainer.strategy.reduce_boolean_decision(self.asked, all=False)
         trainer.should_stop = over
         if over or due or last:
             trainer.save_checkpoint(self.path)
             saved = time.monotonic()
             self.save_at = saved + max(CHECKPOINT_SECONDS, (saved - now) / CHECKPOINT_SHARE)
 
+    def _note(self, *_: object) -> None:
+        self.asked = True
+
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint |= {"run": self.run, "codes": self.codes}
+        checkpoint |= {"run": self.run, "origins": [origin._asdict() for origin in self.origins]}
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        earlier = codes_of(checkpoint)
-        self.codes = [*earlier, *(code for code in self.codes if code not in earlier)]
+        earlier = origins_of(checkpoint)
+        self.origins = [*earlier, *(origin for origin in self.origins if origin not in earlier)]
 
 
 class Progress(TQDMProgressBar):
@@ -183,9 +203,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def codes_of(checkpoint: dict[str, Any]) -> list[Code]:
-    """The code that took the steps up to a checkpoint, first to last."""
-    return [(commit, dirty) for commit, dirty in checkpoint.get("codes", [UNKNOWN])]
+def origins_of(checkpoint: dict[str, Any]) -> list[Origin]:
+    """What took the steps up to a checkpoint, first to last."""
+    return [Origin(**origin) for origin in checkpoint.get("origins", [UNKNOWN._asdict()])]
 
 
 def check_same_run(path: Path, run: dict[str, Any]) -> None:

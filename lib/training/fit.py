@@ -4,11 +4,8 @@ Lightning counts the steps, saves and restores weights and optimiser, and talks 
 follows from its number alone, so a checkpoint after any step is enough to go on exactly as if nothing had happened.
 """
 
-import logging
 import math
-import os
 import signal
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +13,7 @@ from typing import Literal, get_args
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
@@ -29,10 +23,10 @@ from lib.recipes import Recipe
 from lib.training.callbacks import (
     UNKNOWN,
     AtomicIO,
-    Code,
     Diverged,
     History,
     Keeper,
+    Origin,
     Progress,
     check_same_run,
     read_checkpoint,
@@ -41,11 +35,11 @@ from lib.training.center import center_
 from lib.training.data import Images, epoch_order, step_generator, training_batch
 from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp, make_optimizer
+from lib.training.quiet import quiet
+from lib.training.ranks import TERMINATED, Elsewhere, Machines, SpawnedDDP, check_ranks, node_rank, passing_on
 from lib.training.schedules import knobs_at
 
 Device = Literal["auto", "cpu", "cuda"]
-
-TERMINATED = 128 + signal.SIGTERM  # the exit status of a training that was asked to end, its last step saved
 
 
 class Unfinished(RuntimeError):  # noqa: N818 - the name says all there is to do
@@ -60,13 +54,6 @@ class Unfinished(RuntimeError):  # noqa: N818 - the name says all there is to do
         self.step, self.total = step, total
 
 
-class Elsewhere(RuntimeError):  # noqa: N818 - no error: the first machine goes on alone
-    """This machine, not the first of several, has trained its share; the first one holds what came of it."""
-
-    def __init__(self, node: int, num_nodes: int) -> None:
-        super().__init__(f"machine {node} of 0 to {num_nodes - 1} has done its share; what follows is up to machine 0")
-
-
 def fit(
     net: Net,
     recipe: Recipe,
@@ -77,7 +64,7 @@ def fit(
     devices: int = 1,
     num_nodes: int = 1,
     workdir: Path,
-    code: Code = UNKNOWN,
+    origin: Origin = UNKNOWN,
     max_minutes: float | None = None,
     progress: bool = True,
 ) -> list[dict[str, float]]:
@@ -85,7 +72,8 @@ def fit(
 
     Every quarter of a minute (less often where writing is slow) and at the end workdir/last.ckpt is replaced. Where it
     exists, training goes on from it: on a CPU with the weights and history, seconds aside, of an undisturbed run, bit
-    for bit. The history is also in workdir/history.csv.
+    for bit (where there is a head, with as many threads: they share the sum of a gradient of its last layer). The
+    history is also in workdir/history.csv.
 
     Args:
         net: the net to train; its own weights are the start, unless there is a checkpoint.
@@ -97,7 +85,7 @@ def fit(
             main guard) and machines; each step's batch is split over all of them, and `workdir` must be shared. Each of
             several machines makes the same call, see `check_ranks`.
         workdir: folder of checkpoint and history; made where missing.
-        code: commit of the code that trains and whether it was dirty, for the checkpoint; see `codes_of`.
+        origin: what trains, for the checkpoint; see `origins_of`.
         max_minutes: stop at the end of a step after so long.
         progress: show a progress bar.
 
@@ -111,6 +99,7 @@ def fit(
         Unfinished: max_minutes ran out.
         Diverged: the loss is no finite number any more.
         Elsewhere: on every machine but the first.
+        SystemExit: TERMINATED, where SIGTERM asked training to end; it is saved.
     """
     if not len(train):
         raise ValueError("train has 0 images, expected at least one")
@@ -126,14 +115,15 @@ def fit(
     module = _Training(net, recipe, train, seed)
     total = total_steps(recipe, len(train))
     history = History(recipe, len(train), module.steps_per_epoch, workdir / "history.csv")
-    keeper = Keeper(path, run, code, total, math.inf if max_minutes is None else max_minutes)
+    keeper = Keeper(path, run, origin, total, math.inf if max_minutes is None else max_minutes)
     callbacks: list[Callback] = [history, keeper]
     if progress:
         callbacks.append(Progress(history))
-    with _quiet():
+    with quiet():
         trainer = _trainer(target.type, devices, num_nodes, total, callbacks, workdir)
         net.train()
-        _run(trainer, module, path if resume else None)
+        with passing_on(trainer):
+            _run(trainer, module, path if resume else None)
     net.eval()
     if node := node_rank(num_nodes):
         raise Elsewhere(node, num_nodes)
@@ -160,32 +150,6 @@ def resolve_device(device: str) -> torch.device:
 def total_steps(recipe: Recipe, images: int) -> int:
     """Training steps of a run on so many images."""
     return recipe.epochs * math.ceil(images / recipe.batch_size)
-
-
-def node_rank(num_nodes: int) -> int:
-    """Which of the machines this is, from 0; the only one is the first, whatever a launcher's variables say."""
-    return int(os.environ["NODE_RANK"]) if num_nodes > 1 else 0
-
-
-def check_ranks(recipe: Recipe, devices: int, num_nodes: int) -> None:
-    """Raises ValueError unless the run can be split and each of several machines knows its number and the first."""
-    if recipe.keep_prob is not None and devices * num_nodes > 1:
-        # from the same numbers each rank would leave the same inputs out of its own images
-        raise ValueError(
-            f"devices and num_nodes are {devices} and {num_nodes}, expected 1 and 1 for model {recipe.model}, "
-            "which draws the inputs it leaves out for a whole batch"
-        )
-    if num_nodes == 1:
-        return
-    missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    if missing:
-        raise ValueError(
-            f"num_nodes is {num_nodes} and {', '.join(missing)} not set, expected the number of this machine from 0, "
-            "and address and free port of the first"
-        )
-    node = os.environ["NODE_RANK"]
-    if not node.isdecimal() or int(node) >= num_nodes:
-        raise ValueError(f"NODE_RANK is {node!r}, expected a whole number from 0 to {num_nodes - 1}")
 
 
 class _Training(L.LightningModule):
@@ -250,32 +214,6 @@ def _layers_draw_from(draws: torch.Generator) -> Iterator[None]:
         yield
 
 
-class _SpawnedDDP(DDPStrategy):
-    """Ranks are spawned, never forked: Numba's threads do not survive a fork."""
-
-    def __init__(self) -> None:
-        super().__init__(start_method="spawn")
-
-    def setup_environment(self) -> None:
-        _hush()
-        super().setup_environment()
-
-
-class _Machines(LightningEnvironment):
-    """Each machine spawns its own ranks, whatever cluster it is in; a launcher's variables count only for several."""
-
-    def __init__(self, num_nodes: int) -> None:
-        super().__init__()
-        self.num_nodes = num_nodes
-
-    @property
-    def main_address(self) -> str:
-        return super().main_address if self.num_nodes > 1 else "127.0.0.1"
-
-    def node_rank(self) -> int:
-        return node_rank(self.num_nodes)
-
-
 def _trainer(
     accelerator: str, devices: int, num_nodes: int, total: int, callbacks: list[Callback], workdir: Path
 ) -> L.Trainer:
@@ -284,8 +222,8 @@ def _trainer(
         accelerator=accelerator,
         devices=devices,
         num_nodes=num_nodes,
-        strategy=_SpawnedDDP() if devices * num_nodes > 1 else "auto",
-        plugins=[AtomicIO(), _Machines(num_nodes)],
+        strategy=SpawnedDDP() if devices * num_nodes > 1 else "auto",
+        plugins=[AtomicIO(), Machines(num_nodes)],
         callbacks=callbacks,
         max_steps=total,
         max_epochs=-1,
@@ -314,27 +252,3 @@ def _run(trainer: L.Trainer, module: _Training, checkpoint: Path | None) -> None
         if not diverged:
             raise
         raise Diverged(sentence.strip()) from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        _hush()
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-_LOGGERS = ("lightning.pytorch", "lightning.fabric")
-
-
-def _hush() -> None:
-    """No banners, and no advice for loaders and checkpoints of the ordinary kind."""
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=PossibleUserWarning)
-    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")

@@ -156,7 +156,8 @@ def _from_cache(path: Path, key: str) -> tuple[Part, Part] | None:
                 return None
             # zip checks the sum of every member that is read
             arrays = [archive[name] for name in _MEMBERS]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    # a runtime error for a method of compression, or of encryption, that a damaged byte asks for
+    except (OSError, KeyError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None
     return Part(*arrays[:2]), Part(*arrays[2:])
 

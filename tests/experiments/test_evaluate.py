@@ -14,6 +14,19 @@ from lib.recipes import load
 from lib.training.data import batch, load_data
 
 
+def test_every_attack_draws_from_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, seeds = load("digits/linf-dist-net", "smoke").replace(test_limit=20), []
+    whole = module.adversarial_images
+
+    def spied(*arguments: Any) -> torch.Tensor:
+        seeds.append(arguments[-1])
+        return whole(*arguments)
+
+    monkeypatch.setattr(module, "adversarial_images", spied)
+    evaluate(build(recipe).eval(), recipe, load_data(recipe).test, seed=3)
+    assert seeds == [3] * 6
+
+
 def test_columns_are_those_of_the_public_functions_and_clean_images_are_predicted_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

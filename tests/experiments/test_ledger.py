@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lib import LInfDistNet
 from lib.experiments import ledger, provenance
 from lib.experiments.record import SCHEMA, Record, Table
 
@@ -94,20 +95,31 @@ class TestAtomicity:
             ledger.write(*make_run(), tmp_path)
         assert files(tmp_path) == []
 
-    def test_a_failure_between_the_two_files_leaves_none(
-        self, tmp_path: Path, make_run: Run, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("last", [".json", ".npz", ".safetensors"])
+    def test_a_failure_between_the_files_leaves_nothing_of_either_run(
+        self, last: str, tmp_path: Path, make_run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         move = os.replace
 
-        def fail_on_json(source: Path, target: Path) -> None:
-            if target.suffix == ".json":
+        def fail(source: Path, target: Path) -> None:
+            if target.suffix == last:
                 raise OSError("no space left on device")
             move(source, target)
 
-        monkeypatch.setattr(os, "replace", fail_on_json)
+        net = LInfDistNet((1, 2, 2), 2, width=4, depth=2)
+        ledger.write(*make_run(), tmp_path, net)
+        assert len(files(tmp_path)) == 3
+        monkeypatch.setattr(os, "replace", fail)
         with pytest.raises(OSError, match="no space left"):
-            ledger.write(*make_run(), tmp_path)
+            ledger.write(*make_run(), tmp_path, net)
         assert files(tmp_path) == []
+
+    def test_weights_of_an_earlier_run_do_not_stay_beside_a_record_without_any(
+        self, tmp_path: Path, make_run: Run
+    ) -> None:
+        ledger.write(*make_run(), tmp_path, LInfDistNet((1, 2, 2), 2, width=4, depth=2))
+        ledger.write(*make_run(), tmp_path)
+        assert files(tmp_path) == ["laptop-0.json", "laptop-0.npz"]
 
     def test_a_failure_before_the_end_leaves_the_old_record(
         self, tmp_path: Path, make_run: Run, monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,7 @@ import torch
 
 import lib
 from lib.experiments import ledger, report
+from lib.recipes import load
 from lib.training.data import batch, load_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +23,15 @@ def test_every_record_lies_where_it_belongs_with_its_table(path: Path) -> None:
     assert ledger.path_of(RESULTS, record.recipe, record.budget, record.seed, record.overrides) == path
     assert len(ledger.read_table(path).label) == record.n
     assert record.commit != "unknown"
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: str(path.relative_to(RESULTS)))
+def test_a_record_is_of_what_its_recipe_says_today(path: Path) -> None:
+    record = ledger.read(path)
+    today = load(record.recipe.name, record.budget).replace(**record.overrides)
+    # of a data set of which only a part was there, the record says how much
+    found = {name: getattr(record.recipe, name) for name in ("train_limit", "test_limit") if not getattr(today, name)}
+    assert today.replace(**found) == record.recipe
 
 
 def test_the_books_tables_are_those_of_the_ledger(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import lib
 from lib.experiments import ledger, report
 from lib.experiments.evaluate import CURVE, curve_radii
 from lib.experiments.run import _alone_in, _words
-from lib.training.callbacks import Code
+from lib.nets.models import drawn
+from lib.recipes import load
 from lib.training.fit import Unfinished
 
 PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"
@@ -105,6 +106,23 @@ def test_the_same_seed_gives_the_same_row_and_another_seed_another_net(tmp_path:
     assert [row["loss"] for row in first.history] != [row["loss"] for row in other.history]
 
 
+def test_training_starts_from_the_weights_of_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = []
+
+    def begin(net: torch.nn.Module, *_: Any, seed: int, **__: Any) -> None:
+        starts.append((seed, [parameter.clone() for parameter in net.parameters()]))
+        raise Unfinished(0, 1)
+
+    monkeypatch.setattr("lib.experiments.run.fit", begin)
+    for seed in (3, 4):
+        with pytest.raises(Unfinished):
+            smoke(PLAIN, tmp_path, seed=seed)
+    for seed, weights in starts:
+        expected = [*drawn(load(PLAIN, "smoke"), seed).parameters()]
+        assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
+    assert [seed for seed, _ in starts] == [3, 4] and not torch.equal(starts[0][1][0], starts[1][1][0])
+
+
 def test_overrides_are_recorded_and_named_in_the_file(tmp_path: Path) -> None:
     record = smoke(PLAIN, tmp_path, eps_test="8/255", width=16, epochs_inf=1)
     assert record.eps == 8 / 255 and record.recipe.width == 16
@@ -159,10 +177,10 @@ def test_a_record_and_its_weights_are_replaced_together(tmp_path: Path, monkeypa
     files = [path.with_suffix(suffix) for suffix in (".json", ".npz", ".safetensors")]
     before = [file.read_bytes() for file in files]
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(ledger, "write", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
     with pytest.raises(OSError, match="no space left"):
         smoke(PLAIN, tmp_path, width=16)
     assert [file.read_bytes() for file in files] == before
@@ -232,7 +250,11 @@ def test_a_slice_spent_on_training_leaves_the_evaluation_to_the_next(
     ],
 )
 def test_a_run_that_other_code_began_is_not_credited_to_the_last_commit(
-    first: Code, then: Code, dirty: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: tuple[str, bool | None],
+    then: tuple[str, bool | None],
+    dirty: bool | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small = {"width": 8, "test_limit": 20, "epochs_ramp": 0, "epochs_inf": 0}
     monkeypatch.setattr("lib.experiments.provenance.commit", lambda: first)
@@ -241,6 +263,21 @@ def test_a_run_that_other_code_began_is_not_credited_to_the_last_commit(
     monkeypatch.setattr("lib.experiments.provenance.commit", lambda: then)
     record = smoke(PLAIN, tmp_path, **small)
     assert (record.commit, record.dirty) == (then[0], dirty)
+
+
+def test_a_run_that_moved_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"width": 8, "test_limit": 20, "epochs_ramp": 0, "epochs_inf": 0}
+    monkeypatch.setattr("lib.experiments.provenance.commit", lambda: ("a", False))
+    for place, versions in (("one GPU", "2.11"), ("another", "2.11"), ("another", "2.12")):
+        monkeypatch.setattr("lib.experiments.run._words", lambda *_, place=place: place)
+        monkeypatch.setattr("lib.experiments.provenance.versions", lambda versions=versions: {"torch": versions})
+        with pytest.raises(Unfinished):
+            smoke(PLAIN, tmp_path / versions, max_minutes=1e-6, **small)
+    record = smoke(PLAIN, tmp_path / "2.11", **small)
+    assert record.device == "one GPU, then another"
+    assert record.versions == {"torch": "2.12"} and record.dirty is True
+    record = smoke(PLAIN, tmp_path / "2.12", **small)
+    assert record.device == "another" and record.dirty is False
 
 
 def test_the_device_says_how_many_there_were() -> None:

@@ -7,7 +7,6 @@ import pytest
 
 import lib
 from lib.experiments import ledger, provenance
-from lib.training.callbacks import Code
 from lib.training.fit import Unfinished
 
 SMALL = {"width": 8, "epochs_ramp": 1, "epochs_inf": 1, "train_limit": 300, "test_limit": 40}
@@ -27,7 +26,7 @@ def code(monkeypatch: pytest.MonkeyPatch) -> None:
     commit(monkeypatch, ("a" * 40, False))
 
 
-def commit(monkeypatch: pytest.MonkeyPatch, code: Code) -> None:
+def commit(monkeypatch: pytest.MonkeyPatch, code: tuple[str, bool | None]) -> None:
     monkeypatch.setattr(provenance, "commit", lambda: code)
 
 
@@ -75,7 +74,9 @@ def test_another_training_is_no_twin(changed: dict[str, Any], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("then", [("b" * 40, False), ("a" * 40, True), ("a" * 40, None)])
-def test_other_code_trains_its_own(then: Code, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_trains_its_own(
+    then: tuple[str, bool | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     smoke(tmp_path)
     commit(monkeypatch, then)
     assert trains(tmp_path, eps_test=0.03)

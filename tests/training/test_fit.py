@@ -24,10 +24,11 @@ from lib.ops import reference
 from lib.recipes import Recipe, load
 from lib.training import callbacks
 from lib.training.data import Images, augment, batch, epoch_order, load_data, step_generator
-from lib.training.fit import TERMINATED, Unfinished, _SpawnedDDP, _trainer, _Training, check_ranks, fit, node_rank
+from lib.training.fit import Unfinished, _Training, fit
 from lib.training.losses import clipped_hinge_loss, hinge_loss, ibp_loss
 from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp
+from lib.training.ranks import TERMINATED
 from lib.training.schedules import knobs_at
 
 PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"
@@ -132,6 +133,31 @@ class TestOneStep:
         scale = callbacks.read_checkpoint(tmp_path / "last.ckpt")["state_dict"]["objective.logit_scale"]
         assert scale.item() == pytest.approx(1 + recipe.logit_scale_lr, abs=2 * recipe.logit_scale_lr)
         assert scale.item() != 1
+
+    @pytest.mark.parametrize("name", [PLAIN, SORTED])
+    def test_every_step_has_its_own_images_changed_by_its_own_draws(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given, share = [], _Training._share
+
+        def spy(self: _Training, epoch: int, place: int, draws: torch.Generator) -> tuple[Tensor, Tensor, int]:
+            x, y, size = share(self, epoch, place, draws)
+            given.append((x, y, draws.get_state()))
+            return x, y, size
+
+        monkeypatch.setattr(_Training, "_share", spy)
+        recipe = tiny(name, crop_padding=2, crop_edge=True, flip=True)
+        train(recipe, tmp_path, seed=5)
+        data, unchanged = images(recipe), 0
+        assert len(given) == 12
+        for step, (x, y, after) in enumerate(given):
+            epoch, place = divmod(step, 4)
+            draws, mine = step_generator(5, epoch, place), epoch_order(50, 5, epoch)[16 * place : 16 * place + 16]
+            plain = batch(data, mine)
+            assert torch.equal(x, augment(plain, crop_padding=2, flip=True, generator=draws, crop_edge=True))
+            assert torch.equal(y, data.labels[mine]) and torch.equal(after, draws.get_state())
+            unchanged += int((x == plain).flatten(1).all(1).sum())
+        assert unchanged < 50
 
     def test_every_step_sets_the_knobs_of_its_own_progress(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -249,11 +275,13 @@ class TestResume:
         assert_same(last, whole)
         assert without_seconds(history) == without_seconds(expected)
 
-    def test_the_checkpoint_names_all_code_that_trained(self, tmp_path: Path) -> None:
-        for code in (("a", False), ("a", False), ("b", None)):
+    def test_the_checkpoint_names_all_that_trained(self, tmp_path: Path) -> None:
+        first = callbacks.Origin("a", False, {"torch": "2.11"}, "one thread")
+        second = callbacks.Origin("a", False, {"torch": "2.12"}, "one thread")
+        for origin in (first, first, second):
             with pytest.raises(Unfinished):
-                train(tiny(), tmp_path, code=code, max_minutes=1e-9)
-        assert callbacks.codes_of(callbacks.read_checkpoint(tmp_path / "last.ckpt")) == [("a", False), ("b", None)]
+                train(tiny(), tmp_path, origin=origin, max_minutes=1e-9)
+        assert callbacks.origins_of(callbacks.read_checkpoint(tmp_path / "last.ckpt")) == [first, second]
 
     def test_a_finished_run_is_not_trained_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         whole, expected = train(tiny(), tmp_path)
@@ -487,71 +515,3 @@ def test_kernels_and_reference_train_alike_step_by_step(
         rtol=1e-4,
         atol=0,
     )
-
-
-class TestSeveralRanks:
-    def test_two_processes_take_the_step_of_one(self, tmp_path: Path) -> None:
-        recipe = tiny(batch_size=49, train_limit=49, epochs_ramp=0, epochs_inf=0)
-        one, history = train(recipe, tmp_path / "one")
-        two, shared = train(recipe, tmp_path / "two", devices=2)
-        torch.testing.assert_close(state(two), state(one), rtol=0, atol=1e-4)
-        # a step of Adam hides the scale of a gradient, its first moment does not
-        for ours, theirs in zip(self.moments(tmp_path / "two"), self.moments(tmp_path / "one"), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-7)
-        assert shared[0]["loss"] == pytest.approx(history[0]["loss"], rel=1e-5)
-        assert shared[0]["accuracy"] == history[0]["accuracy"]
-
-    def test_two_processes_train_the_row_to_its_end(self, tmp_path: Path) -> None:
-        # the last of an epoch's three batches has one image: the second rank goes without
-        recipe = tiny(COMPOSITE, train_limit=33)
-        _, history = train(recipe, tmp_path / "one")
-        _, shared = train(recipe, tmp_path / "two", devices=2)
-        assert [row["p"] for row in shared] == [row["p"] for row in history]
-        assert [row["loss"] for row in shared] == pytest.approx([row["loss"] for row in history], rel=1e-2)
-
-    @pytest.mark.parametrize("split", [{"devices": 2}, {"num_nodes": 2}])
-    def test_sortnet_is_refused_since_what_it_leaves_out_would_depend_on_them(
-        self, split: dict[str, int], tmp_path: Path
-    ) -> None:
-        with pytest.raises(ValueError, match=r"devices and num_nodes are . and ., expected 1 and 1 for model sortnet"):
-            train(tiny(SORTED), tmp_path / "new", **split)
-        assert not (tmp_path / "new").exists()
-
-    def test_a_divergence_is_one_sentence_from_them_too(self, tmp_path: Path) -> None:
-        recipe = tiny(lr=1e38, epochs_ramp=0, epochs_inf=0)
-        with pytest.raises(
-            callbacks.Diverged, match=rf"^{PLAIN} diverged: the loss of epoch 0 is [a-z]+, expected [a-z ]+$"
-        ):
-            train(recipe, tmp_path, devices=2)
-
-    @pytest.mark.parametrize("devices", [1, 2])
-    def test_a_cluster_around_a_single_machine_is_not_asked(
-        self, devices: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        cluster = {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "job", "SLURM_PROCID": "1", "SLURM_NODELIST": "host7"}
-        for name, value in {**cluster, "NODE_RANK": "1", "MASTER_ADDR": "host7", "RANK": "1"}.items():
-            monkeypatch.setenv(name, value)
-        trainer = _trainer("cpu", devices, 1, 12, [], tmp_path)
-        assert trainer.is_global_zero
-        if isinstance(trainer.strategy, _SpawnedDDP):
-            environment = trainer.strategy.cluster_environment
-            assert environment is not None and (environment.node_rank(), environment.main_address) == (0, "127.0.0.1")
-
-    def test_a_machine_among_several_is_told_which_one_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv("NODE_RANK", raising=False)
-        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-        monkeypatch.setenv("MASTER_PORT", "29500")
-        check_ranks(tiny(), 1, 1)
-        with pytest.raises(ValueError, match="num_nodes is 2 and NODE_RANK not set, expected"):
-            check_ranks(tiny(), 1, 2)
-        monkeypatch.setenv("NODE_RANK", "2")
-        with pytest.raises(ValueError, match="NODE_RANK is '2', expected a whole number from 0 to 1"):
-            check_ranks(tiny(), 1, 2)
-        monkeypatch.setenv("NODE_RANK", "1")
-        check_ranks(tiny(), 1, 2)
-        assert (node_rank(1), node_rank(2)) == (0, 1)
-
-    @staticmethod
-    def moments(workdir: Path) -> list[Tensor]:
-        (optimizer,) = callbacks.read_checkpoint(workdir / "last.ckpt")["optimizer_states"]
-        return [parameter["exp_avg"] for parameter in optimizer["state"].values()]

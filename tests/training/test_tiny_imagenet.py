@@ -119,12 +119,15 @@ class TestCache:
         path.write_text(path.read_text().replace("val_0.JPEG\tn03", "val_0.JPEG\tn01"))
         assert (before, tiny_imagenet.read(root)[1].labels[0]) == (2, 0)
 
-    @pytest.mark.parametrize("damage", ["truncated", "one bit", "foreign"])
+    @pytest.mark.parametrize("damage", ["truncated", "one bit", "foreign", "encrypted"])
     def test_a_damaged_cache_is_made_again(self, root: Path, damage: str) -> None:
         whole, cache = tiny_imagenet.read(root), root / tiny_imagenet.CACHE
         content = bytearray(cache.read_bytes())
         content[len(content) // 2] ^= 1
-        cache.write_bytes({"truncated": cache.read_bytes()[:-1000], "one bit": bytes(content), "foreign": b"x"}[damage])
+        locked = bytearray(cache.read_bytes())
+        locked[locked.index(b"PK\x01\x02") + 8] |= 1  # the bit of the first member that says it is encrypted
+        contents = {"truncated": cache.read_bytes()[:-1000], "one bit": bytes(content), "foreign": b"x"}
+        cache.write_bytes((contents | {"encrypted": bytes(locked)})[damage])
         np.testing.assert_array_equal(tiny_imagenet.read(root)[0].pixels, whole[0].pixels)
 
     def test_a_folder_that_cannot_be_written_costs_a_warning(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

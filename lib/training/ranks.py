@@ -1,0 +1,116 @@
+"""Several processes and machines: how they are checked and started, who each of them is, and how all end together."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import lightning as L
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from lib.recipes import Recipe
+from lib.training.quiet import hush
+
+TERMINATED = 128 + signal.SIGTERM  # the exit status of a training that was asked to end, its last step saved
+
+_PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent dies
+
+
+class Elsewhere(RuntimeError):  # noqa: N818 - no error: the first machine goes on alone
+    """This machine, not the first of several, has trained its share; the first one holds what came of it."""
+
+    def __init__(self, node: int, num_nodes: int) -> None:
+        super().__init__(f"machine {node} of 0 to {num_nodes - 1} has done its share; what follows is up to machine 0")
+
+
+def node_rank(num_nodes: int) -> int:
+    """Which of the machines this is, from 0; the only one is the first, whatever a launcher's variables say."""
+    return int(os.environ["NODE_RANK"]) if num_nodes > 1 else 0
+
+
+def check_ranks(recipe: Recipe, devices: int, num_nodes: int) -> None:
+    """Raises ValueError unless the run can be split and each of several machines knows its number and the first."""
+    if recipe.keep_prob is not None and devices * num_nodes > 1:
+        # from the same numbers each rank would leave the same inputs out of its own images
+        raise ValueError(
+            f"devices and num_nodes are {devices} and {num_nodes}, expected 1 and 1 for model {recipe.model}, "
+            "which draws the inputs it leaves out for a whole batch"
+        )
+    if num_nodes == 1:
+        return
+    missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise ValueError(
+            f"num_nodes is {num_nodes} and {', '.join(missing)} not set, expected the number of this machine from 0, "
+            "and address and free port of the first"
+        )
+    node = os.environ["NODE_RANK"]
+    if not node.isdecimal() or int(node) >= num_nodes:
+        raise ValueError(f"NODE_RANK is {node!r}, expected a whole number from 0 to {num_nodes - 1}")
+
+
+class SpawnedDDP(DDPStrategy):
+    """Ranks are spawned, never forked: Numba's threads do not survive a fork."""
+
+    def __init__(self) -> None:
+        super().__init__(start_method="spawn")
+
+    def setup_environment(self) -> None:
+        """In each rank, when it starts."""
+        hush()
+        if sys.platform == "linux":
+            # a parent that is killed passes nothing on, and torch's SIGINT is ignored behind a shell's `&`
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        super().setup_environment()
+
+
+class Machines(LightningEnvironment):
+    """Each machine spawns its own ranks, whatever cluster it is in; a launcher's variables count only for several."""
+
+    def __init__(self, num_nodes: int) -> None:
+        super().__init__()
+        self.num_nodes = num_nodes
+
+    @property
+    def main_address(self) -> str:
+        return super().main_address if self.num_nodes > 1 else "127.0.0.1"
+
+    def node_rank(self) -> int:
+        return node_rank(self.num_nodes)
+
+
+@contextmanager
+def passing_on(trainer: L.Trainer) -> Iterator[None]:
+    """A wish to end (SIGTERM) goes on to the ranks that the block spawns; SystemExit(TERMINATED) when they are done.
+
+    They save and stop together: see `Keeper`. Where the block itself trains, Lightning hears the wish.
+    """
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _MultiProcessingLauncher) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def pass_on(*_: object) -> None:
+        nonlocal asked
+        asked = True
+        for rank in launcher.procs:
+            rank.terminate()
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    except ProcessExitedException:
+        # those that were asked while they started have nothing to save
+        if not asked:
+            raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if asked:
+        raise SystemExit(TERMINATED)
