@@ -6,14 +6,14 @@ READY := .venv/.ready
 # made fresh unless an earlier installation was finished
 CLEAR := $(if $(wildcard $(READY)),,--clear)
 # Tiny ImageNet cannot be downloaded: its chapter runs where the data set is
-TINY := $(wildcard $(or $(LINF_DATA),data)/tiny-imagenet-200)
+TINY := $(shell test -d "$${LINF_DATA:-data}/tiny-imagenet-200" && echo there)
 CHAPTERS = $(filter-out $(if $(TINY),,book/tiny_imagenet.ipynb),$(wildcard book/*.ipynb))
 RECORD := runs/digits/linf-dist-net/quick-0.json
 
 .PHONY: help setup run test lint tables bench book book-full
 
 help:
-	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s%s\n", $$1, $$2 }' Makefile
 
 setup: $(READY)  ## make .venv and install what constraints.txt pins
 

@@ -1,7 +1,8 @@
 """Measure this book's operations beside their peers: `python -m bench [SECTION ...]`, all sections by default.
 
 A SECTION is the beginning of a name, such as `1024`, `5120/forward` or `train/mnist`; `--list` prints the names. What a
-section finds replaces what the file of this machine had under its name, so that one can measure part by part.
+section finds replaces what the file of this machine had under its name, so that one can measure part by part; a section
+that finds nothing, such as one whose data set is not there, replaces nothing.
 """
 
 import argparse
@@ -23,9 +24,12 @@ from lib.experiments import provenance
 from lib.experiments.speed import Section, Speed, Timing, read, write
 
 ROOT = Path(__file__).resolve().parent.parent
-# of what is measured: the operations, and on a CPU the pruned net
+# of what is measured: the operations, and on a CPU the pruned net and the certificates
 TESTS = {
-    "cpu": ("tests/ops/test_cpu.py", "tests/ops/test_sparse.py", "tests/nets/test_prune.py"),
+    "cpu": (
+        *("tests/ops/test_cpu.py", "tests/ops/test_sparse.py", "tests/nets/test_prune.py"),
+        "tests/robustness/test_certify.py",
+    ),
     "cuda": ("tests/ops/test_gpu.py",),
 }
 
@@ -49,7 +53,7 @@ def main() -> int:
     speed = _so_far(device, options.folder)
     for name in chosen:
         section = _measured(name, found[name], f"{', '.join(tests)} passed")
-        speed = speed.with_section(section)
+        speed = with_found(speed, section)
         write(speed, _path(speed, options.folder))
     return 0
 
@@ -63,9 +67,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tests_pass(tests: tuple[str, ...]) -> bool:
-    """Whether all tests pass, or passed before with the same code."""
-    files = (*sorted(ROOT.glob("lib/ops/*.py")), *sorted(ROOT.glob("lib/nets/*.py")), *(ROOT / test for test in tests))
-    code = b"".join(path.read_bytes() for path in files)
+    """Whether all tests pass, or passed before with the same code and versions."""
+    files = (*sorted(ROOT.glob("lib/**/*.py")), *(ROOT / test for test in tests))
+    code = b"".join(path.read_bytes() for path in files) + repr(provenance.versions()).encode()
     stamp = ROOT / "runs" / f"bench-{hashlib.sha256(code).hexdigest()[:16]}"
     if stamp.exists():
         return True
@@ -74,6 +78,11 @@ def _tests_pass(tests: tuple[str, ...]) -> bool:
     stamp.parent.mkdir(exist_ok=True)
     stamp.touch()
     return True
+
+
+def with_found(speed: Speed, section: Section) -> Speed:
+    """The measurements with a section in the place of its older one; with the older one where nothing was found."""
+    return speed.with_section(section) if section.timings or section.name not in speed.sections else speed
 
 
 def _measured(name: str, find: Callable[[], Found], tests: str) -> Section:

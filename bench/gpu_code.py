@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from lib.experiments import provenance
 from lib.experiments.gpu_limit import BACKWARD, SUMS, UNITS
 from lib.experiments.speed import BOUNDS, FORWARD
+from lib.files import replacing
 from lib.ops import gpu, gpu_scatter, order_gpu
 
 MANY = "ten distances"  # of a neuron of SortNet
@@ -220,7 +221,9 @@ def main() -> int:
     found = {"target": f"sm_{TARGET}", "triton": metadata.version("triton"), "commit": commit, "dirty": dirty}
     found["code"] = digest()
     text = json.dumps(found | {"kernels": [_measured(kernel) for kernel in kernels()]}, indent=1, allow_nan=False)
-    out.write_text(f"{text}\n")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as new:
+        new.write_text(f"{text}\n")
     return 0
 
 

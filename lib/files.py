@@ -1,6 +1,6 @@
 """How files come to be: whole, or not at all."""
 
-import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +10,10 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A name for a new file, which takes the place of `path` at once when the block ends.
 
-    A block that fails leaves the old file, and nothing of the new one. Every process has a name of its own.
+    A block that fails leaves the old file, and nothing of the new one. Every call has a name of its own, also among
+    machines that share the folder.
     """
-    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield new
         new.replace(path)

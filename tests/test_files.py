@@ -16,6 +16,14 @@ def test_a_block_that_ends_replaces_the_file(tmp_path: Path) -> None:
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
+def test_two_who_replace_a_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    with replacing(path) as first, replacing(path) as second:
+        first.write_text("a")
+        second.write_text("b")
+    assert path.read_text() == "a" and list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("written", [True, False])
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, written: bool) -> None:
     path = tmp_path / "table.csv"

@@ -1,5 +1,6 @@
 """The measurements that are committed, the page made from them, and what measures them."""
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from bench import layers, nets, probe
-from bench.__main__ import ROOT
+from bench.__main__ import ROOT, with_found
 from bench.peers import PEERS, Peer, Unable, ours
 from lib.experiments.speed import BOTH, FORWARD, OURS, read
 
@@ -55,6 +56,17 @@ def test_a_peer_computes_the_same_distances_or_says_why_not(peer: Peer) -> None:
         assert str(reason)
         return
     torch.testing.assert_close(got.float(), ours(FORWARD, math.inf)(x, w))
+
+
+def test_a_section_that_finds_nothing_replaces_no_measurement() -> None:
+    speed = read(FILES[0])
+    name, old = next((name, section) for name, section in speed.sections.items() if section.timings)
+    empty = dataclasses.replace(old, timings=(), skipped={"ours": "no data"})
+    assert with_found(speed, empty) == speed
+    without = dataclasses.replace(speed, sections={})
+    assert with_found(without, empty).sections == {name: empty}
+    newer = dataclasses.replace(old, load=0.5)
+    assert with_found(speed, newer).sections[name] == newer
 
 
 def test_an_unknown_section_is_refused_and_nothing_is_measured(tmp_path: Path) -> None:

@@ -35,6 +35,15 @@ def test_every_chapter_is_in_the_table_of_contents() -> None:
     assert listed >= set(CHAPTERS) >= set(EXPERIMENTS)
 
 
+def test_every_chapter_with_a_recipe_is_an_experiment() -> None:
+    assert {name for name in CHAPTERS if re.search('^recipe = "', code(name)[0].source, re.M)} == set(EXPERIMENTS)
+
+
+def test_every_experiment_is_run_at_smoke_size() -> None:
+    cases = Path(__file__).with_name("test_smoke.py").read_text()
+    assert set(re.findall(r"^ {8}\(\"(\w+)\", ", cases, re.M)) == set(EXPERIMENTS)
+
+
 def test_every_chapter_is_run_by_some_test() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     compared = {Path(path).stem for path in settings["testpaths"] if path.startswith("book/")}

@@ -1,5 +1,6 @@
 """The sweep: its configuration is checked first, every row is a target, and a row leaves a notebook and a record."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -19,6 +20,12 @@ def snakemake(folder: Path, *words: str, profile: str = "default") -> str:
     command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-d", str(folder), *profiles, *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     return f"{done.stdout}{done.stderr}\nstatus {done.returncode}"
+
+
+def script(path: Path, body: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
 
 
 class TestConfiguration:
@@ -70,6 +77,20 @@ class TestSnakefile:
         assert f"row         {len(names())}\n" in said
         assert "results/mnist/linf-dist-net/gpu-0.json" in said and "runs/mnist/linf-dist-net/gpu-0.ipynb" in said
         assert list(tmp_path.rglob("*.json")) == []
+
+    @pytest.mark.parametrize(("budget", "gpus"), [("quick", False), ("gpu", True)])
+    def test_a_cluster_is_asked_for_a_gpu_where_a_row_needs_one(
+        self, budget: str, gpus: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for command in ("sacct", "sacctmgr", "scontrol", "sinfo", "squeue"):
+            script(tmp_path / "bin" / command, "exit 0")
+        script(tmp_path / "bin/sbatch", f'echo "$@" >> {tmp_path}/asked; exit 1')
+        monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
+        at_once = ("--retries", "0", "--slurm-init-seconds-before-status-checks", "1")
+        said = snakemake(tmp_path, budget, *at_once, "--config", "recipes=digits/linf-dist-net", profile="slurm")
+        assert (tmp_path / "asked").is_file(), said
+        asked = (tmp_path / "asked").read_text()
+        assert "--mem 16000" in asked and ("--gpus" in asked) == gpus
 
     def test_a_mistake_stops_it_before_the_first_job(self, tmp_path: Path) -> None:
         said = snakemake(tmp_path, "quick", "--config", "recipes=digits/linf-dist-nte")
