@@ -245,6 +245,20 @@ class TestBadValues:
         with pytest.raises(ValueError, match="depth is 4, expected 6"):
             composite.replace(model="conv-linf-dist-net-mlp")
 
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            ({"decay": "none"}, "weight_decay is 0.005, expected 0 for decay 'none'"),
+            ({"weight_decay": 0.0}, "weight_decay is 0.0, expected more than 0 for decay 'lp'"),
+            ({"decay": "l2", "weight_decay": 0.0}, "weight_decay is 0.0, expected more than 0 for decay 'l2'"),
+        ],
+    )
+    def test_a_decay_has_a_strength_and_a_strength_a_decay(
+        self, changes: dict[str, Any], sentence: str, plain: Recipe
+    ) -> None:
+        with pytest.raises(ValueError, match=f"^{sentence}$"):
+            plain.replace(**changes)
+
     def test_a_run_has_at_least_one_epoch(self, plain: Recipe) -> None:
         with pytest.raises(ValueError, match="expected at least one epoch"):
             plain.replace(epochs_const=0, epochs_ramp=0, epochs_inf=0)

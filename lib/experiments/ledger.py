@@ -12,7 +12,7 @@ import lzma
 import math
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,6 @@ import numpy.typing as npt
 
 from lib.experiments.record import COLUMNS, SCHEMA, Record, Table, check_agreement, check_schema
 from lib.files import replacing
-from lib.nets.models import Net
-from lib.nets.store import save
 from lib.recipes import Recipe
 
 __all__ = ["Record", "Table", "path_of", "read", "read_table", "records", "write"]
@@ -38,7 +36,9 @@ def path_of(results: str | Path, recipe: Recipe, budget: str, seed: int, overrid
     return Path(results) / recipe.name / f"{stem}.json"
 
 
-def write(record: Record, table: Table, results: str | Path, net: Net | None = None) -> Path:
+def write(
+    record: Record, table: Table, results: str | Path, save_weights: Callable[[Path], None] | None = None
+) -> Path:
     """Writes the record, its table and, where given, the weights of its net, in the place of those of an earlier run.
 
     Nothing is left behind by a failure, and there is never a JSON beside another run's table or weights.
@@ -55,7 +55,7 @@ def write(record: Record, table: Table, results: str | Path, net: Net | None = N
     data, weights = path.with_suffix(".npz"), path.with_suffix(".safetensors")
     try:
         # the JSON comes last, and the old one goes before anything of the new run is in its place
-        with replacing(path) as new_path, replacing(data) as new_data, _saved(net, weights):
+        with replacing(path) as new_path, replacing(data) as new_data, _saved(save_weights, weights):
             _write_columns(new_data, _columns(table))
             new_path.write_text(_to_json(record), encoding="utf-8")
             path.unlink(missing_ok=True)
@@ -122,14 +122,14 @@ def records(results: str | Path) -> Iterator[Record]:
 
 
 @contextmanager
-def _saved(net: Net | None, path: Path) -> Iterator[None]:
-    """Weights that are in their place when the block ends; without a net those of an earlier run are gone by then."""
-    if net is None:
+def _saved(save_weights: Callable[[Path], None] | None, path: Path) -> Iterator[None]:
+    """Weights that are in their place when the block ends; without any those of an earlier run are gone by then."""
+    if save_weights is None:
         yield
         path.unlink(missing_ok=True)
     else:
         with replacing(path) as new:
-            save(net.cpu(), new)
+            save_weights(new)
             yield
 
 

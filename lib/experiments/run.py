@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lib.experiments.record import Record, Table
 from lib.experiments.twin import find_twin
 from lib.nets.arguments import integer
 from lib.nets.models import Net, drawn
-from lib.nets.store import load
+from lib.nets.store import load, save
 from lib.recipes import Budget, Recipe
 from lib.training.callbacks import Origin, origins_of, read_checkpoint
 from lib.training.data import Images, as_found, load_data
@@ -117,7 +118,7 @@ def run(
             origins = [*origins_of(read_checkpoint(workdir / "last.ckpt")), origin]
         known = {"budget": budget, "seed": seed, "overrides": changed, "history": history} | _credited(origins)
         record, table = _measure(net, resolved, data.test, target, **known)
-        ledger.write(record, table, results, net)
+        ledger.write(record, table, results, partial(save, net.cpu()))
         shutil.rmtree(workdir, ignore_errors=True)
     return record
 

@@ -1,8 +1,8 @@
 """The l_p distance for float32 on the CPU: pads inputs and weights to whole blocks and calls the Numba kernels.
 
 Numba is imported on the first call. Inputs that are not finite, or beyond 2^126 where a difference could overflow, go
-to the reference, and so do those with distances below 2^-125. Threads: torch.get_num_threads() is the one knob; results
-do not depend on it.
+to the reference (not for the p = inf distance alone, whose kernels carry both along), and so do those with distances
+below 2^-125. Threads: torch.get_num_threads() is the one knob; results do not depend on it.
 """
 
 import math
@@ -32,10 +32,12 @@ _LEAST_DISTANCE = 2.0**-125
 @in_turn
 def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     """y[b, o] = ||x_b - w_o||_p, x [B, I], w [O, I], y [B, O]: exact at p = inf, finite p to 1e-5 relative."""
+    if math.isinf(p) and x.numel() and w.numel():
+        return _lp_dist(x, w, p)  # these kernels carry NaN and infinity along
     if not _in_range(x, w):
         return reference.lp_dist(x, w, p)
     y = _lp_dist(x, w, p)
-    return reference.lp_dist(x, w, p) if not math.isinf(p) and _has_tiny(y) else y
+    return reference.lp_dist(x, w, p) if _has_tiny(y) else y
 
 
 def _lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:

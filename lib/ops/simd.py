@@ -241,12 +241,16 @@ def _reduce(b: Any, lanes: Any, combine: Callable[[Any, Any], Any]) -> Any:
     return b.extract_element(lanes, _INT(0))
 
 
+def _largest(b: Any, x: Any) -> Any:
+    bits = _reduce(b, b.bitcast(x, _INTS), lambda u, v: b.select(b.icmp_signed(">", u, v), u, v))
+    return b.bitcast(bits, ir.FloatType())
+
+
 # Bit j is set where x_j >= y_j.
 at_least = _of_lanes(2, _mask, types.int64)
 total = _of_lanes(1, lambda b, x: _reduce(b, x, b.fadd), types.float32)
-largest = _of_lanes(
-    1, lambda b, x: _reduce(b, x, lambda u, v: b.select(b.fcmp_ordered(">", u, v), u, v)), types.float32
-)
+# Of lanes >= +0; compared like their bits, so NaN stays NaN.
+largest = _of_lanes(1, _largest, types.float32)
 
 
 @intrinsic

@@ -96,26 +96,28 @@ def _box(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 class PaperPGD(LinfProjectedGradientDescentAttack):
-    """Foolbox's l_inf PGD with the paper's step, the start x + noise, and a projection that rounds inward."""
+    """Foolbox's l_inf PGD with the paper's step, the start x + noise, and the projection onto a box of images."""
 
-    def __init__(self, steps: int, noise: Tensor) -> None:
+    def __init__(self, steps: int, noise: Tensor, box: tuple[Tensor, Tensor]) -> None:
         super().__init__(rel_stepsize=0.25, steps=steps)
-        self.noise = noise
+        self.noise, self.box = noise, box
 
     def get_random_start(self, x0: EagerTensor, epsilon: float) -> EagerTensor:
         return x0 + astensor(self.noise)
 
     def project(self, x: EagerTensor, x0: EagerTensor, epsilon: float) -> EagerTensor:
-        return astensor(x.raw.clamp(*_box(x0.raw, epsilon)))
+        return astensor(x.raw.clamp(*self.box))
 
 
 def _pgd(net: Net, x: Tensor, y: Tensor, eps: float, steps: int, generator: torch.Generator) -> Tensor:
     noise = (torch.randn(x.shape, generator=generator) * (eps / 4)).clamp(-eps / 2, eps / 2).to(x)
     model = PyTorchModel(net, bounds=(0, 1), device=x.device)
+    lower, upper = _box(x, eps)
     images = x.clone()
     for first in range(0, len(x), CHUNK):
         rows = slice(first, first + CHUNK)
-        images[rows] = PaperPGD(steps, noise[rows]).run(model, x[rows], y[rows], epsilon=eps)
+        attack = PaperPGD(steps, noise[rows], (lower[rows], upper[rows]))
+        images[rows] = attack.run(model, x[rows], y[rows], epsilon=eps)
     return images
 
 

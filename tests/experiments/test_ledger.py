@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lib import LInfDistNet
+from lib import LInfDistNet, save
 from lib.experiments import ledger, provenance
 from lib.experiments.record import SCHEMA, Record, Table
 
@@ -106,18 +107,18 @@ class TestAtomicity:
                 raise OSError("no space left on device")
             move(source, target)
 
-        net = LInfDistNet((1, 2, 2), 2, width=4, depth=2)
-        ledger.write(*make_run(), tmp_path, net)
+        save_weights = partial(save, LInfDistNet((1, 2, 2), 2, width=4, depth=2))
+        ledger.write(*make_run(), tmp_path, save_weights)
         assert len(files(tmp_path)) == 3
         monkeypatch.setattr(os, "replace", fail)
         with pytest.raises(OSError, match="no space left"):
-            ledger.write(*make_run(), tmp_path, net)
+            ledger.write(*make_run(), tmp_path, save_weights)
         assert files(tmp_path) == []
 
     def test_weights_of_an_earlier_run_do_not_stay_beside_a_record_without_any(
         self, tmp_path: Path, make_run: Run
     ) -> None:
-        ledger.write(*make_run(), tmp_path, LInfDistNet((1, 2, 2), 2, width=4, depth=2))
+        ledger.write(*make_run(), tmp_path, partial(save, LInfDistNet((1, 2, 2), 2, width=4, depth=2)))
         ledger.write(*make_run(), tmp_path)
         assert files(tmp_path) == ["laptop-0.json", "laptop-0.npz"]
 

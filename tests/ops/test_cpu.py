@@ -5,6 +5,8 @@ import sys
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from lib.ops import cpu, reference
@@ -119,6 +121,22 @@ def test_inputs_that_are_not_finite_give_what_the_reference_gives(p: float, valu
         torch.testing.assert_close(a, b, equal_nan=True)
     for a, b in zip(cpu.linf_dist_bounds(x, x, w), reference.linf_dist_bounds(x, x, w), strict=True):
         torch.testing.assert_close(a, b, equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 70, 9), (3, 33, 1), (4, 5, 17), (70, 100, 33)])
+@given(seed=st.integers(0, 2**31))
+@settings(deadline=None, max_examples=20)
+def test_the_maximum_carries_nan_infinity_and_overflow_along(shape: tuple[int, int, int], seed: int) -> None:
+    x, w, _ = random_case(*shape)
+    generator = torch.Generator().manual_seed(seed)
+    odd = torch.tensor([math.nan, -math.nan, math.inf, -math.inf, 3.4e38, -3.4e38, 1e-45, -0.0])
+    for a in (x, w):
+        for _ in range(3):
+            at = torch.randint(a.numel(), (1,), generator=generator)
+            a.view(-1)[at] = odd[torch.randint(len(odd), (1,), generator=generator)]
+    torch.testing.assert_close(
+        cpu.lp_dist(x, w, math.inf), reference.lp_dist(x, w, math.inf), rtol=0, atol=0, equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("p", [8, 37.3, math.inf])

@@ -212,7 +212,7 @@ class TestMakeOptimizer:
     def test_distance_weights_decay_as_the_recipe_says_and_the_rest_ordinarily(
         self, name, decay, of_distance, of_other
     ):
-        recipe = recipes.load(name, "smoke").replace(decay=decay)
+        recipe = recipes.load(name, "smoke").replace(decay=decay, weight_decay=0.0 if decay == "none" else 0.005)
         net = build(recipe)
         optimizer = make_optimizer(net, make_objective(recipe), recipe)
         distance, other = optimizer.param_groups
