@@ -72,7 +72,7 @@ def chapter(recipe: str) -> Path:
 
 
 def _list(value: Any) -> list[Any]:
-    """[0, 1] of "0,1", of 0 and "1" alone lists of one."""
+    """["0", "1"] of "0,1"; a single value gives a list of it."""
     if isinstance(value, list):
         return value
     return value.split(",") if isinstance(value, str) else [value]

@@ -128,7 +128,7 @@ class DistanceNet(nn.Module, ABC):
         return 2 + sum(layer.roundings for layer in self.stack())
 
     def flushed(self) -> float:
-        """What two logits move apart, at most, where all operations flush denormals to zero that otherwise are kept.
+        """The most by which the difference of two logits changes where every operation flushes denormals to zero.
 
         A value that is lost can also turn a later rounding, which is not in here: intervals hold where their pass and
         the execution treat denormals alike.

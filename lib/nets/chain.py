@@ -54,7 +54,7 @@ class Chain:
 
 
 class PrunedChain(Chain):
-    """A pruned net run as one: what its layers hand on for a few images never leaves the cache."""
+    """The layers of a pruned net in one kernel call, so that the activations of a few images stay in the cache."""
 
     normalize: ValidPixels
     layers: Sequence[PrunedDist]

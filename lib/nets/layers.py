@@ -157,7 +157,8 @@ class LInfDist(DistanceLayer):
         bias: add b, which starts at 0 (the last layer of a net).
         mean_shift: subtract the mean of each unit (every other layer).
         identity: weights start as N(0, 1); where d_in <= d_out, entry (k, k mod d_in) then becomes -identity, so that
-            each unit first copies an input: |x_k + 10| is the largest distance by far (Section 5.3). 0 leaves the draw.
+            unit k first copies input k mod d_in, whose distance |x + identity| is the largest by far (Section 5.3). 0
+            leaves the draw.
 
     Raises:
         ValueError, TypeError: widths that are not integers of at least 1, an identity that is no finite number.
@@ -193,8 +194,8 @@ class LInfDistConv2d(DistanceLayer):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding: as in `torch.nn.Conv2d` (square kernels).
-        bias, mean_shift, identity: as in `LInfDist`; the identity entry sits at the centre tap of channel k mod d_in
-            where in_channels <= out_channels.
+        bias, mean_shift, identity: as in `LInfDist`; the identity entry sits at the centre tap of channel
+            k mod in_channels, where in_channels <= out_channels.
 
     Raises:
         ValueError, TypeError: channels, kernel_size and stride that are not integers of at least 1, padding below 0.

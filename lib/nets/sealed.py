@@ -1,4 +1,4 @@
-"""The parts of a pruned net: right on the box they were made for, with their own constants, and together alone.
+"""The layers of a pruned net: valid on the box they were made for alone, with unchanged constants, inside their net.
 
 Nothing looks at the values that reach a hidden layer, which would cost a third of its time. They lie in its box because
 of what they come through: valid pixels, and then the very layers that the net was pruned with.
@@ -144,7 +144,7 @@ def fit(layers: Sequence[PrunedDist], *ends: Tensor) -> bool:
 
 
 class _Memory:
-    """Weights as they are, too many to be compared: equal while they lie in the same memory and nobody wrote there.
+    """The fingerprint of weights that are too many to be compared: their memory, and torch's count of writes to it.
 
     What is written through `.data`, NumPy or a fused optimiser torch does not count, nor anything in a copy made in
     inference mode; the shortlists still give the net that was pruned.

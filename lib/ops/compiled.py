@@ -30,9 +30,9 @@ def ready(kernels: str) -> ModuleType:
 
 
 def in_turn(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """The function, for one Python thread at a time, as is right for all that runs kernels.
+    """The function behind one lock, for all that runs kernels: one Python thread at a time.
 
-    They take every thread there is. And where there is no OpenMP, Numba ends a process that enters them twice at once.
+    Kernels use all cores anyhow, and Numba without OpenMP aborts a process that enters them twice at once.
     """
 
     @functools.wraps(function)

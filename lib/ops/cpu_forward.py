@@ -43,7 +43,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py, cpu_tiles.py and cpu_pairs.py, as there.
-PARTS = "adf62594e3b2633f"
+PARTS = "74c8c3335143ac43"
 
 # Inputs among which the first maximum is looked for: as many as there are bits in a mask.
 SPAN = 64

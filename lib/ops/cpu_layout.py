@@ -9,8 +9,8 @@ from types import ModuleType
 import torch.nn.functional as F
 from torch import Tensor
 
-# Tasks of a pass, at least: a few for each of as many threads as most machines have. Those of a forward copy a panel of
-# weights, which pays for so many samples or more.
+# Least tasks of a pass, a few for each of some 16 threads; and the least samples that pay for the copy of a panel of
+# weights, which a task of the forward makes.
 _FORWARD_TASKS, _BACKWARD_TASKS, _LEAST_STRIPE = 64, 16, 64
 
 

@@ -3,7 +3,7 @@
 Layouts, all flat. `x` [B, I] and `w` [O, I], I a multiple of BLOCK. `lanes` [I, WIDTH]: the weights of a panel of WIDTH
 outputs side by side: one vector instruction serves sixteen outputs and no sum runs across a vector. `x_block`
 [B, BLOCK] and `w_block` [O, BLOCK]: blocks of inputs, for the gradients. Both are copies that a task makes for itself,
-for what is made for all at once is memory that the system has to find anew in every call. Padding is zeros, past the
+since one copy for all tasks would be fresh memory from the system in every call. Padding is zeros, past the
 last output of `lanes` that output again. Tasks are cut by shape and own what they write, so results do not depend on
 the number of threads.
 """
@@ -37,9 +37,9 @@ Exponent = tuple[int, ...]
 # The exponent e and its fit: squarings (-1: none), the least r - 1, the coefficients.
 Rule = tuple[np.float32, int, np.float32, Array]
 
-# Of simd.py and powers.py. Numba's cache does not see changes in other files, so tests hold each file of kernels to
-# what it imports.
-PARTS = "96bf815e1d38572f"
+# SHA-256 of simd.py and powers.py: Numba's cache looks at this file alone, so an edit there must change this line; a
+# test computes it.
+PARTS = "e751c9f9c44a68de"
 
 BLOCK = 32
 # A tile is four samples by one panel: eight registers of AVX2 for the results, eight to work with.

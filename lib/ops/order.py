@@ -45,7 +45,7 @@ def sort_dist(x: Tensor, w: Tensor, c: Tensor) -> Tensor:
 
     Raises:
         ValueError: shapes that do not match, K outside 1..I, or c negative, not finite, or requiring a gradient.
-        TypeError: inputs that are not floating point, or differ in dtype or device.
+        TypeError: inputs that are no dense tensors of 16 to 64 bits, or differ in dtype or device.
         NotImplementedError: forward-mode differentiation, as by torch.func.jvp.
         ModuleNotFoundError, RuntimeError: on CUDA, Triton or the C compiler that it needs are not there.
     """

@@ -31,7 +31,7 @@ Array = NDArray[np.float32]
 Places = NDArray[np.int32]
 
 # Of simd.py: Numba's cache does not see changes in other files, so a test holds this to what is imported.
-PARTS = "929cbe1aa67631f8"
+PARTS = "4cd2963dc3b48571"
 
 STEP = 4  # inputs taken at a time
 WORD = 64  # inputs looked at together: how often a loop ends is what a processor guesses wrong
@@ -42,7 +42,7 @@ _ZERO = np.float32(0)
 
 @kernel()
 def distance(low: Array, high: Array, at: int, lanes: Array, row: int, least: bool) -> Any:
-    """The least (where it is below 0, the distance is 0) or the greatest |v - w| over low <= v <= high, of an input."""
+    """The least or greatest |v - w| over low <= v <= high, an input beside 16 outputs; a least below 0 stands for 0."""
     l, h, w = splat_at(low, at), splat_at(high, at), load(lanes, row)
     return larger(l - w, w - h) if least else larger_size(size(l - w), size(h - w))
 
@@ -95,6 +95,7 @@ def find(x: Array, w: Array, values: Array, places: Places) -> None:
                 while word:
                     i = begin + first_bit(word)
                     word &= word - 1
+                    # lanes from `count` on hold 0, so some bit is set
                     k = first_bit(at_least(splat(abs(x[b, i] - w[o, i])), load(best, 0)))
                     while k < count and places[b, o, k] >= 0:
                         k += 1

@@ -26,7 +26,7 @@ def least_ratio(exponent: float) -> float:
 
 
 def cut_ratio(exponent: float, features: int) -> float:
-    """The r below which terms r^exponent beside one of 1 do not count, however many of the `features` they are.
+    """The ratio r below which all `features` terms r^exponent together are lost beside a term of 1.
 
     Together they are at most exponent 2^-24 of the largest, a quarter of what the gradients promise, for up to 256
     exponent features. 0, which leaves out nothing, where no polynomial is fitted.

@@ -217,8 +217,8 @@ size = _of_lanes(1, lambda b, x: _llvm("fabs", b, x))
 square_root = _of_lanes(1, lambda b, x: _llvm("sqrt", b, x))
 with_sign = _of_lanes(2, lambda b, x, y: _llvm("copysign", b, x, y))
 larger = _of_lanes(2, lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
-# The larger, or smaller, of x >= +0 and any y but NaN, the smaller of x <= -0 and any such y: these pairs compare like
-# their bits, which more execution units can do.
+# Compared as integers, which more execution units can do: right for the larger and the smaller of x >= +0 and any y,
+# and for the smaller of x <= -0 and any y. NaN without a sign is the largest of all, any other is not allowed.
 larger_size = _of_lanes(2, _larger_size)
 smaller_size = _of_lanes(2, _smaller_size)
 lower_depth = _of_lanes(2, _lower_depth)

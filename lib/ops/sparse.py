@@ -26,9 +26,9 @@ class Shortlists(NamedTuple):
     follow each other: then all of the first, all of the second, and so on.
 
     mean, std: the first layer takes (x - mean) / std of its inputs, [I]. widths: the inputs of the first layer and the
-    units of each, [L + 1]. begin, end: the steps of both lists of each unit, [U, 2]. place, weight: of each term, place
-    being where x_i starts in a tile of the kernels. most: what the terms of each step, and those behind it in its list,
-    are at most. floor, plus, minus: [U].
+    units of each, [L + 1]. begin, end: the steps of both lists of each unit, [U, 2]. place, weight: of each term,
+    where x_i starts in a tile of the kernels, and w_oi. most: of each step, a bound on its terms and on all later ones
+    of its list. floor, plus, minus: [U].
     """
 
     mean: NDArray[np.float32]
@@ -91,7 +91,7 @@ def shortlists(weight: Tensor, above: Tensor, below: Tensor, floor: Tensor, plus
 
 
 def _filled_up(counts: Tensor, rooms: Tensor) -> Tensor:
-    """Of runs of so many things each, the numbers of all things, the last of a run repeated until it fills its room."""
+    """The numbers of the items of consecutive groups, each group padded to its room by repeating its last item."""
     slots = torch.arange(int(rooms.sum())) - (rooms.cumsum(0) - rooms).repeat_interleave(rooms)
     begins, lasts = counts.cumsum(0) - counts, counts - 1
     return begins.repeat_interleave(rooms) + torch.minimum(slots, lasts.repeat_interleave(rooms))

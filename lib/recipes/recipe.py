@@ -46,7 +46,7 @@ class Recipe:
     eps_warmup_epochs: int  # epochs over which eps grows linearly from 0 to eps_train (ibp)
     ce_weight_start: float | None = None  # lambda of the cross-entropy until the ramp of p begins (clipped-hinge)
     ce_weight_end: float | None = None  # lambda from the end of that ramp on (clipped-hinge)
-    logit_scale_lr: float | None = None  # learning rate of s, at the start like lr (clipped-hinge)
+    logit_scale_lr: float | None = None  # initial learning rate of s, which follows the schedule of lr (clipped-hinge)
     logit_scale_decay: float | None = None  # decoupled l_2 decay of s (clipped-hinge)
 
     lr: float  # learning rate of Adam; constant during epochs_const, then cosine to 0
@@ -65,7 +65,7 @@ class Recipe:
     epochs_ramp: int  # e2, epochs from p_start to p_end
     epochs_inf: int  # e3, epochs at p = inf
 
-    crop_padding: int  # random crop after padding by this many black pixels; 0: no crop
+    crop_padding: int  # black pixels added on each side before a random crop to input_shape; 0: none
     crop_edge: bool = False  # the padding repeats the pixels of the border instead
     flip: bool  # random horizontal flip
 

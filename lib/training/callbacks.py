@@ -67,7 +67,7 @@ class History(Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         seconds, (loss, correct) = time.monotonic() - self.began, self._total(trainer)
         sound = all(bool(value.isfinite().all()) for value in checkpoint["state_dict"].values())
-        # weights go first where the gradient overflows; the next loss is theirs
+        # an overflowing gradient spoils the weights first, and the loss a step later
         self._check_finite(loss if sound else math.nan)
         checkpoint |= {"history": self.rows, "tally": [loss, correct], "seconds": seconds}
 
@@ -110,7 +110,7 @@ class History(Callback):
 class Keeper(Callback):
     """Saves a checkpoint now and then and after the last step, and stops training when its time is over.
 
-    Of several ranks each notes a wish to end (SIGTERM), and all stop at the same step.
+    Of several ranks each notes SIGTERM, and all stop after the same step.
 
     Args:
         path: the checkpoint.

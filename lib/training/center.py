@@ -5,7 +5,7 @@ import torch
 from lib.nets.base import DistanceNet
 from lib.training.data import Images, batch, centre
 
-CHUNK = 1000  # images at a time
+CHUNK = 1000  # images at a time; the result depends on it, since each chunk is shifted by its own means
 
 
 @torch.no_grad()

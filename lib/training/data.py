@@ -146,7 +146,7 @@ def augment(
         flip: whether to mirror each image with probability 1/2.
         generator: on the CPU, see `step_generator`; under DDP augment the whole batch before splitting it.
     """
-    # Draws are copied as they are made: a GPU need not have finished the step before.
+    # non_blocking: the copy is queued while a GPU may still be in the step before
     height, width = size or x.shape[2:]
     slack = 2 * crop_padding + x.shape[2] - height
     if slack:

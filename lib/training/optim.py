@@ -12,8 +12,8 @@ from lib.nets.base import DistanceNet
 from lib.recipes import Recipe
 
 _FUSED = {"cpu", "cuda"}
-# Weights that decay at a time: what is made of them on the way then stays in the cache, and takes no fresh memory. Rows
-# come in multiples of 64, so that vector instructions meet the same entries as in the whole.
+# Entries that decay at a time: temporaries then stay in the cache, and need no fresh memory. Rows come in multiples of
+# 64, so that vector instructions meet the same entries as in the whole.
 _CPU_ENTRIES, _GPU_ENTRIES, _ROWS = 2**18, 2**28, 64
 
 

@@ -87,9 +87,9 @@ class Machines(LightningEnvironment):
 
 @contextmanager
 def passing_on(trainer: L.Trainer) -> Iterator[None]:
-    """A wish to end (SIGTERM) goes on to the ranks that the block spawns; SystemExit(TERMINATED) when they are done.
+    """Forwards SIGTERM to the ranks that the block spawns, then raises SystemExit(TERMINATED) when they have ended.
 
-    They save and stop together: see `Keeper`. Where the block itself trains, Lightning hears the wish.
+    They save and stop together: see `Keeper`. Where the block itself trains, Lightning handles the signal.
     """
     launcher = trainer.strategy.launcher
     if not isinstance(launcher, _MultiProcessingLauncher) or threading.current_thread() is not threading.main_thread():
