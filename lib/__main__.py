@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -89,11 +90,11 @@ def _run(recipe: str, results: str, **options: Any) -> int:
 
 
 def _overrides(texts: list[str]) -> dict[str, Any]:
-    names = [name for name, _ in map(_override, texts)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"--set names {name} {names.count(name)} times, expected at most once")
-    return dict(map(_override, texts))
+    pairs = [_override(text) for text in texts]
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"--set names {name} {count} times, expected at most once")
+    return dict(pairs)
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -102,7 +103,7 @@ def _override(text: str) -> tuple[str, Any]:
         raise ValueError(f"--set is {text!r}, expected FIELD=VALUE")
     try:
         return name.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError:  # a word, or 8/255
         return name.strip(), value.strip()
 
 

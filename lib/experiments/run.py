@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -99,26 +99,22 @@ def run(
             torch.cuda.reset_peak_memory_stats(target)
         twin = find_twin(path, resolved, budget, seed, origin) if num_nodes == 1 else None
         if twin is not None:
-            net, history, origins = _take_over(twin, progress), ledger.read(twin).history, [origin]
+            trained = _take_over(twin, origin, progress)
         else:
-            net = drawn(resolved, seed)
-            history = _train(
-                net,
+            trained = _train(
                 resolved,
                 data.train,
                 seed=seed,
+                origin=origin,
                 device=target.type,
                 devices=devices,
                 num_nodes=num_nodes,
                 workdir=workdir,
-                origin=origin,
                 max_minutes=max_minutes,
                 progress=progress,
             )
-            origins = [*origins_of(read_checkpoint(workdir / "last.ckpt")), origin]
-        known = {"budget": budget, "seed": seed, "overrides": changed, "history": history} | _credited(origins)
-        record, table = _measure(net, resolved, data.test, target, **known)
-        ledger.write(record, table, results, partial(save, net.cpu()))
+        record, table = _measure(trained, resolved, data.test, target, budget, seed, changed)
+        ledger.write(record, table, results, partial(save, trained.net.cpu()))
         shutil.rmtree(workdir, ignore_errors=True)
     return record
 
@@ -150,41 +146,64 @@ def _alone_in(workdir: Path) -> Iterator[None]:
         yield
 
 
+class _Trained(NamedTuple):
+    net: Net
+    history: list[dict[str, float]]
+    origins: list[Origin]  # of all that took a part, this call last
+
+
 def _train(
-    net: Net, recipe: Recipe, train: Images, *, workdir: Path, max_minutes: float | None, **options: Any
-) -> list[dict[str, float]]:
-    """As `fit`; Unfinished also where training just now took so long that the evaluation waits for the next call."""
-    steps = total_steps(recipe, len(train))
-    trained, began = _is_trained(workdir / "last.ckpt", steps), time.perf_counter()
-    history = fit(net, recipe, train, workdir=workdir, max_minutes=max_minutes, **options)
-    if max_minutes is not None and not trained and time.perf_counter() - began > SHARE * 60 * max_minutes:
+    recipe: Recipe,
+    train: Images,
+    *,
+    seed: int,
+    origin: Origin,
+    workdir: Path,
+    max_minutes: float | None,
+    **options: Any,
+) -> _Trained:
+    """By `fit`; Unfinished also where training just now took so long that the evaluation waits for the next call."""
+    checkpoint, steps = workdir / "last.ckpt", total_steps(recipe, len(train))
+    complete, began = _is_trained(checkpoint, steps), time.perf_counter()
+    net = drawn(recipe, seed)
+    history = fit(net, recipe, train, seed=seed, origin=origin, workdir=workdir, max_minutes=max_minutes, **options)
+    if max_minutes is not None and not complete and time.perf_counter() - began > SHARE * 60 * max_minutes:
         raise Unfinished(steps, steps)
-    return history
+    return _Trained(net, history, [*origins_of(read_checkpoint(checkpoint)), origin])
 
 
-def _take_over(twin: Path, progress: bool) -> Net:
+def _take_over(twin: Path, origin: Origin, progress: bool) -> _Trained:
     if progress:
         print(f"{twin} has trained this net already; it is evaluated now", file=sys.stderr)
-    return load(twin.with_suffix(".safetensors"))
+    return _Trained(load(twin.with_suffix(".safetensors")), ledger.read(twin).history, [origin])
 
 
 def _measure(
-    net: Net, recipe: Recipe, test: Images, target: torch.device, *, seed: int, **known: Any
+    trained: _Trained,
+    recipe: Recipe,
+    test: Images,
+    target: torch.device,
+    budget: Budget,
+    seed: int,
+    overrides: dict[str, Any],
 ) -> tuple[Record, Table]:
-    """Evaluates a trained net: its record, of which `known` holds the fields that are known before, and its table."""
+    """The record and the table of a trained net, which is evaluated here."""
     began = time.perf_counter()
-    table = evaluate(net.to(target), recipe, test.to(target), seed=seed)
+    table = evaluate(trained.net.to(target), recipe, test.to(target), seed=seed)
     record = Record(
         recipe=recipe,
+        budget=budget,
         seed=seed,
-        peak_memory=_peak_memory(target),
-        seconds_train=sum(row["seconds"] for row in known["history"]),
+        overrides=overrides,
+        **_credited(trained.origins),
+        seconds_train=sum(row["seconds"] for row in trained.history),
         seconds_evaluate=time.perf_counter() - began,
-        **_counts(table),
+        peak_memory=_peak_memory(target),
+        history=trained.history,
         eps=recipe.eps_test,
+        **_counts(table),
         attacks=ATTACKS,
         certificates=CERTIFICATES,
-        **known,
     )
     return record, table
 

@@ -214,9 +214,12 @@ def layer_table(speed: Speed, width: int) -> pd.DataFrame:
 def odd_table(speed: Speed) -> pd.Series:
     """Ours over torch.cdist, in triples a second, for each (shape, what, p) of the odd shapes."""
     timings = list(speed.timings("odd"))
+    # the peer may have been given fewer samples
+    peers = {(t.widths, t.what, t.p): t.rate for t in timings if t.who == CDIST}
     ratios = {
-        (f"{ours.batch} x {ours.widths[0]} to {ours.widths[1]}", ours.what, ours.p): ours.rate / peer.rate
-        for ours, peer in zip(timings[::2], timings[1::2], strict=True)
+        (f"{t.batch} x {t.widths[0]} to {t.widths[1]}", t.what, t.p): t.rate / peers[t.widths, t.what, t.p]
+        for t in timings
+        if t.who == OURS
     }
     return pd.Series(ratios).rename_axis(["shape", "what", "p"])
 

@@ -46,8 +46,11 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
 
 
 def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:
-    for name, values in net.state_dict().items():
-        if not all(math.isfinite(end) for end in _ends(values)):
+    state = net.state_dict()
+    ends = torch.stack([torch.stack(values.aminmax()).double() for values in state.values()])
+    # a GPU is waited for once, and not for each tensor
+    for name, finite in zip(state, ends.isfinite().all(1).tolist(), strict=True):
+        if not finite:
             raise ValueError(f"net must have finite weights, got a non-finite entry in {name}")
     net.normalize.check()
     if not x.numel():
