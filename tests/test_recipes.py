@@ -332,8 +332,20 @@ class TestLoad:
 
     def test_unknown_key_of_a_budget_is_refused(self, tmp_path: Path, text: str) -> None:
         path = self.write(tmp_path, text.replace("[budget.smoke]", "[budget.smoke]\nheight = 3"))
-        with pytest.raises(ValueError, match=r"unknown key in .*'height'"):
-            load(path, "smoke")
+        for budget in BUDGETS:
+            with pytest.raises(ValueError, match=r"unknown key in .*'height'"):
+                load(path, budget)
+
+    @pytest.mark.parametrize("where", ["", "[budget.smoke]"])
+    def test_a_name_is_the_files_and_no_key(self, tmp_path: Path, text: str, where: str) -> None:
+        mine = text.replace("[budget.smoke]", "[budget.smoke]\nname = 'x'") if where else f"name = 'x'\n{text}"
+        with pytest.raises(ValueError, match=r"unknown key in .*'name'"):
+            load(self.write(tmp_path, mine))
+
+    def test_a_budget_that_is_no_table_is_refused(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, 'base = "digits/linf-dist-net"\nbudget.smoke = 3\n')
+        with pytest.raises(ValueError, match=r"has not one table \[budget.X\]"):
+            load(path)
 
     def test_missing_key_is_refused(self, tmp_path: Path, text: str) -> None:
         path = self.write(tmp_path, text.replace("lr = 0.02\n", ""))

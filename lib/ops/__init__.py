@@ -63,7 +63,7 @@ def lp_dist(x: Tensor, w: Tensor, p: float = math.inf) -> Tensor:
     check_pair("x", x, w)
     check_exponent(p)
     refuse_tangents(x=x, w=w)
-    with_index = math.isinf(p) and torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
+    with_index = p == math.inf and torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
     y, _ = _lp_dist(x, w, float(p), with_index)
     return cast(Tensor, y)
 

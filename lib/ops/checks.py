@@ -46,7 +46,11 @@ def check_exponent(p: Any) -> None:
     """Raises TypeError for a p that is no number, ValueError for one outside [1, inf]."""
     if isinstance(p, bool) or not isinstance(p, Real):
         raise TypeError(f"p must be a number, got {p!r}")
-    if not float(p) >= 1:
+    try:
+        exponent = float(p)
+    except OverflowError as error:
+        raise ValueError("p must be math.inf or a number that a float holds, got a larger one") from error
+    if not exponent >= 1:
         raise ValueError(f"p must be at least 1 (math.inf included), got {p}")
 
 

@@ -37,7 +37,8 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     if not _in_range(x, w):
         return reference.lp_dist(x, w, p)
     y = _lp_dist(x, w, p)
-    return reference.lp_dist(x, w, p) if _has_tiny(y) else y
+    # the largest term is what the kernels divide by, and y is up to I^(1/p) times it
+    return reference.lp_dist(x, w, p) if _has_tiny(y, x.shape[1] ** (1 / p)) else y
 
 
 def _lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
@@ -199,9 +200,13 @@ def _magnitude(a: Tensor) -> float:
     return float(torch.maximum(-low, high))
 
 
-def _has_tiny(y: Tensor) -> bool:
-    """Distances so close to 0, though not 0, that the kernels cannot divide by them: the reference can."""
-    return float(y.min()) < _LEAST_DISTANCE and bool(((y > 0) & (y < _LEAST_DISTANCE)).any())
+def _has_tiny(y: Tensor, times: float = 1.0) -> bool:
+    """Whether a so many times smaller number than a distance other than 0 is too close to 0 to be divided by.
+
+    The kernels cannot, the reference can.
+    """
+    least = _LEAST_DISTANCE * times
+    return float(y.min()) < least and bool(((y > 0) & (y < least)).any())
 
 
 def _in_range(*inputs: Tensor, terms: int = 1) -> bool:

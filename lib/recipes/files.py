@@ -25,7 +25,6 @@ def load(name_or_path: str | Path, budget: str = "quick") -> Recipe:
     path, name = _locate(name_or_path)
     keys = _keys(path, budget) | {"name": name}
     fields = dataclasses.fields(Recipe)
-    refuse_unknown(keys, [field.name for field in fields], f"key in {path}")
     missing = [field.name for field in fields if field.default is dataclasses.MISSING and field.name not in keys]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)} at budget {budget}")
@@ -56,12 +55,22 @@ def _keys(path: Path, budget: str) -> dict[str, Any]:
     """The base's keys at a budget, over them the file's own at the top, over those the file's own at the budget."""
     keys = _read(path)
     base, tables = keys.pop("base", None), keys.pop("budget", {})
-    if not isinstance(tables, dict) or not set(tables) <= set(BUDGETS) or (base is None and len(tables) < len(BUDGETS)):
+    if not _of_budgets(tables) or (base is None and len(tables) < len(BUDGETS)):
         raise ValueError(f"{path} has not one table [budget.X] for each X of {', '.join(BUDGETS)} and no other")
+    # at every budget, not at the one that is asked for alone; the name is the file's
+    allowed = [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]
+    for table in (keys, *tables.values()):
+        refuse_unknown(table, allowed, f"key in {path}")
     if base is not None:
         refuse_unknown([base], names(), f"base in {path}")
         keys = _keys(FOLDER / f"{base}.toml", budget) | keys
     return keys | tables.get(budget, {})
+
+
+def _of_budgets(tables: Any) -> bool:
+    return isinstance(tables, dict) and all(
+        name in BUDGETS and isinstance(table, dict) for name, table in tables.items()
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -108,6 +108,15 @@ def test_pairs_of_very_different_size_keep_their_precision(p: float) -> None:
     torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("samples", [1, 8])
+@pytest.mark.parametrize("p", [1, 1.3, 2, 3, 8])
+def test_many_terms_too_small_to_divide_by_keep_their_precision(p: float, samples: int) -> None:
+    x, w = torch.full((samples, 5120), 2.0**-129) * (1 + torch.arange(5120) / 5120), torch.zeros(4, 5120)
+    exact = reference.lp_dist(x.double(), w.double(), p)
+    assert p > 4 or exact.min() > 2**-126  # the distances themselves are no denormal numbers
+    torch.testing.assert_close(cpu.lp_dist(x, w, p).double(), exact, rtol=1e-5, atol=2**-149)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("p", [2, 37.3, math.inf])
 def test_inputs_that_are_not_finite_give_what_the_reference_gives(p: float, value: float) -> None:

@@ -160,10 +160,24 @@ def test_bounds_are_attained() -> None:
         assert torch.equal(reference.lp_dist(farthest, w[o : o + 1], math.inf)[:, 0], greatest[:, o])
 
 
+def test_one_graph_serves_a_schedule_of_exponents() -> None:
+    compiled = torch.compile(lambda x, w, p: lp_dist(x, w, p).sum(), backend="aot_eager", fullgraph=True)
+    x, w = rand(4, 6), rand(3, 6).requires_grad_()
+    for p in (8.0, 9.1, 11.2, 20.0, math.inf):
+        (expected,) = torch.autograd.grad(lp_dist(x, w, p).sum(), w)
+        (got,) = torch.autograd.grad(compiled(x, w, p), w)
+        torch.testing.assert_close(got, expected)
+
+
 @pytest.mark.parametrize("p", [0.5, -1.0, math.nan])
 def test_p_below_one_is_refused(p: float) -> None:
     with pytest.raises(ValueError, match="p must be at least 1"):
         lp_dist(rand(2, 3), rand(2, 3), p)
+
+
+def test_p_that_no_float_holds_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"p must be math\.inf or a number that a float holds"):
+        lp_dist(rand(2, 3), rand(2, 3), 10**400)
 
 
 @pytest.mark.parametrize("p", ["8", None, True, [8.0]])
