@@ -1,9 +1,12 @@
-"""How files come to be: whole, or not at all."""
+"""How files come to be: whole, or not at all; and JSON that a person can read."""
 
+import json
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -19,3 +22,9 @@ def replacing(path: Path) -> Iterator[Path]:
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def compact_json(body: Any, depth: int) -> str:
+    """Indented JSON in which what lies deeper than so many levels stands on one line; NaN and infinity are refused."""
+    text = json.dumps(body, indent=1, allow_nan=False)
+    return re.sub(rf"\n {{{depth + 1},}}|\n {{{depth}}}(?=[}}\]])", " ", text) + "\n"

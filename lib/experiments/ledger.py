@@ -10,7 +10,6 @@ import hashlib
 import json
 import lzma
 import math
-import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.experiments.record import COLUMNS, SCHEMA, Record, Table, check_agreement, check_schema
-from lib.files import replacing
+from lib.files import compact_json, replacing
 from lib.recipes import Recipe
 
 __all__ = ["Record", "Table", "path_of", "read", "read_table", "records", "write"]
@@ -158,8 +157,7 @@ def _to_json(record: Record) -> str:
     keys["history"] = [
         {name: "inf" if value == math.inf else value for name, value in row.items()} for row in record.history
     ]
-    lines = json.dumps(keys, indent=1, allow_nan=False)
-    return re.sub(r"\n {3,}|\n  (?=[}\]])", " ", lines) + "\n"  # an epoch a line
+    return compact_json(keys, 2)  # an epoch a line
 
 
 def _from_json(keys: dict[str, Any]) -> Record:

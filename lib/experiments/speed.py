@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 import json
 import math
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib.files import replacing
+from lib.files import compact_json, replacing
 from lib.ops.cpu import LARGEST_SQUARED_P
 
 SCHEMA = 1
@@ -146,10 +145,8 @@ def write(speed: Speed, path: str | Path) -> None:
         del section["name"]
         section["timings"] = [timing | {"p": str(timing["p"])} for timing in section["timings"]]
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = json.dumps(body, indent=1, allow_nan=False)
-    text = re.sub(r"\n {5,}|\n {4}(?=\})", " ", lines)  # a timing a line
     with replacing(path) as new:
-        new.write_text(f"{text}\n", encoding="utf-8")
+        new.write_text(compact_json(body, 4), encoding="utf-8")  # a timing a line
 
 
 def _section(name: str, raw: dict[str, Any]) -> Section:

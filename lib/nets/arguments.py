@@ -35,11 +35,10 @@ def real(name: str, value: Any) -> float:
         TypeError: no number.
         ValueError: one that is not finite, as a float.
     """
-    kind = str(getattr(value, "dtype", ""))
-    entry = getattr(value, "ndim", None) == 0 and ("int" in kind or "float" in kind)
-    if isinstance(value, bool) or not (isinstance(value, Real) or entry):
+    plain = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    if isinstance(plain, bool) or not isinstance(plain, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    number = nearest_float(value)
+    number = nearest_float(plain)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {value!r}")
     return number

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lib.nets.box import Box
 from lib.nets.layers import DistanceLayer, Normalize
-from lib.nets.sealed import PrunedDist, ValidPixels, check_together, fit
+from lib.nets.sealed import PrunedDist, ValidPixels, check_together, lists_take
 from lib.ops.sparse import Shortlists, linf_dist_bounds_of_pixels, linf_dist_of_pixels
 
 
@@ -86,7 +86,11 @@ class PrunedChain(Chain):
         self.normalize.check_constants()
         for layer in self.layers:
             layer.check_call(p)
-        return bool(self.layers) and fit(self.layers, *ends) and not any(map(_altered, (self.normalize, *self.layers)))
+        return (
+            bool(self.layers)
+            and lists_take(self.layers, *ends)
+            and not any(map(_altered, (self.normalize, *self.layers)))
+        )
 
     def _lists(self) -> Shortlists:
         return self.normalize.lists.of_first(len(self.layers))

@@ -12,7 +12,7 @@ from lib.nets.box import Box
 _CPU_ENTRIES, _GPU_ENTRIES = 2**23, 2**30
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32, rounding to nearest
-LARGEST = 2.0**126  # a float32 sum whose terms are larger in all may overflow on the way: nothing bounds it
+LARGEST_SUM = 2.0**126  # a float32 sum whose terms are larger in all may overflow on the way: nothing bounds it
 TANH_ERROR = 8 * UNIT_ROUNDOFF  # |executed tanh - tanh|: library implementations stay within a few ulps of 1
 
 
@@ -59,15 +59,15 @@ class Linear(nn.Module):
 
         gamma_n = n u / (1 - n u) holds for any order of summation, fused or not (n = d_in products, one bias, one
         spare). The factor 1.0001 covers the float64 arithmetic of the bounds themselves, (n + sum |W| + sum |v|) 2^-124
-        underflow, of results and of inputs, flushed to zero or not. Infinite where |W| |v| + |b| exceeds `LARGEST` or
-        has no bound.
+        underflow, of results and of inputs, flushed to zero or not. Infinite where |W| |v| + |b| exceeds `LARGEST_SUM`
+        or has no bound.
         """
         n = self.weight.shape[1] + 2
         gamma = n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF)
         inputs, weight = box.magnitude.double(), self.scaled_weight.double().abs()
         size = F.linear(inputs, weight, self.bias.double().abs())
         underflow = (n + weight.sum(1) + inputs.sum(1, keepdim=True)) * 2.0**-124
-        return torch.where(size <= LARGEST, 1.0001 * gamma * size + underflow, math.inf)
+        return torch.where(size <= LARGEST_SUM, 1.0001 * gamma * size + underflow, math.inf)
 
 
 class Tanh(nn.Module):

@@ -31,9 +31,9 @@ import torch
 from torch import nn
 
 from lib.nets.box import Box
+from lib.nets.checks import check_float32, check_neurons, check_parts
 from lib.nets.layers import LInfDist
 from lib.nets.models import LInfDistNet, LInfDistNetMLP
-from lib.nets.parts import check_neurons, check_parts
 from lib.nets.sealed import PrunedDist, Sealed, ValidPixels
 
 Prunable = TypeVar("Prunable", LInfDistNet, LInfDistNetMLP)
@@ -98,8 +98,4 @@ def _check(net: Prunable) -> None:
     check_neurons(net.stack())
     if any(module.training for module in net.modules()):
         raise ValueError("net must be in evaluation mode to be pruned, got training mode (call net.eval())")
-    for name, tensor in {**net.state_dict(), "normalize.mean": net.normalize.mean}.items():
-        if tensor.dtype is not torch.float32:
-            raise TypeError(f"net must be float32 to be pruned, got {tensor.dtype} in {name}")
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"net must have finite weights to be pruned, got a non-finite entry in {name}")
+    check_float32({**net.state_dict(), "normalize.mean": net.normalize.mean}, "pruned")

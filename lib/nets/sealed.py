@@ -95,13 +95,13 @@ class PrunedDist(Sealed, LInfDist):
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, ...] of d_in features in all -> [B, d_out]; ValueError for finite p and in training mode."""
         self.check_call(p)
-        return sparse_dist(x.flatten(1), self.lists)[0] if fit([self], x) else super().forward(x, p)
+        return sparse_dist(x.flatten(1), self.lists)[0] if lists_take([self], x) else super().forward(x, p)
 
     def bounds(self, box: Box) -> Box:
         """Bounds over a box inside the one the layer was made for."""
         self.check_constants()
         check_ends(box)
-        if not fit([self], *box):
+        if not lists_take([self], *box):
             return super().bounds(box)
         return Box(*sparse_dist_bounds(box.lower.flatten(1), box.upper.flatten(1), self.lists))
 
@@ -134,7 +134,7 @@ class PrunedDist(Sealed, LInfDist):
         )
 
 
-def fit(layers: Sequence[PrunedDist], *ends: Tensor) -> bool:
+def lists_take(layers: Sequence[PrunedDist], *ends: Tensor) -> bool:
     """Whether lists can take these batches: float32 on the CPU, not differentiated, of as many features."""
     tensors = [*ends, *(layer.weight for layer in layers)]
     plain = all(each.device.type == "cpu" and each.dtype is torch.float32 for each in tensors)

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib.files import replacing
+from lib.nets.checks import NETS, check_float32, check_parts
 from lib.nets.layers import LInfDist, Normalize
 from lib.nets.models import Net
-from lib.nets.parts import NETS, check_parts
 from lib.nets.sealed import PrunedDist, ValidPixels
 from lib.nets.sortnet import SortLinear, coefficients
 
@@ -70,7 +70,9 @@ def _check(net: Net) -> None:
     for name, module in net.named_modules():
         if module._state_dict_hooks or module._state_dict_pre_hooks:
             raise ValueError(f"net must have no hooks on its state to be saved, got some on {name or 'itself'}")
-    _check_state(net.state_dict())
+    state = net.state_dict()
+    check_float32(state, "saved")
+    _check_places(state)
     mean, std = net.normalize.mean.flatten().cpu(), net.std
     built = torch.tensor(net.config["mean"], dtype=torch.float32), net.config["std"]
     if not torch.equal(mean, built[0]) or std != built[1]:  # the file holds what it was built with
@@ -83,13 +85,9 @@ def _check(net: Net) -> None:
     _check_twin(net, twin)
 
 
-def _check_state(state: dict[str, Tensor]) -> None:
+def _check_places(state: dict[str, Tensor]) -> None:
     places: dict[int, str] = {}
     for name, tensor in state.items():
-        if tensor.dtype is not torch.float32:
-            raise TypeError(f"net must be float32 to be saved, got {tensor.dtype} in {name}")
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"net must have finite weights to be saved, got a non-finite entry in {name}")
         other = places.setdefault(tensor.data_ptr(), name)
         if other != name:
             raise ValueError(

@@ -29,7 +29,7 @@ def ready(kernels: str) -> ModuleType:
     return module
 
 
-def in_turn(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+def one_at_a_time(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """The function behind one lock, for all that runs kernels: one Python thread at a time.
 
     Kernels use all cores anyhow, and Numba without OpenMP aborts a process that enters them twice at once.

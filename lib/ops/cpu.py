@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lib.ops import powers, reference
-from lib.ops.compiled import in_turn, ready
+from lib.ops.compiled import one_at_a_time, ready
 from lib.ops.cpu_layout import crop, pad, room, shape, shares, slabs, tiles, whole_blocks
 
 _LARGEST_INPUT = 2.0**126
@@ -29,7 +29,7 @@ _LONGEST_RUN = 64
 _LEAST_DISTANCE = 2.0**-125
 
 
-@in_turn
+@one_at_a_time
 def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     """y[b, o] = ||x_b - w_o||_p, x [B, I], w [O, I], y [B, O]: exact at p = inf, finite p to 1e-5 relative."""
     if math.isinf(p) and x.numel() and w.numel():
@@ -61,7 +61,7 @@ def _lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     return crop(y, len(x), len(w))
 
 
-@in_turn
+@one_at_a_time
 def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """The p = inf distance y [B, O] and the first index i (int32 [B, O]) with |x_bi - w_oi| = y_bo."""
     if not _in_range(x, w):
@@ -74,7 +74,7 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     return crop(y, len(x), len(w)), index
 
 
-@in_turn
+@one_at_a_time
 def lp_dist_backward(
     grad: Tensor, x: Tensor, w: Tensor, y: Tensor, index: Tensor, p: float, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
@@ -93,7 +93,7 @@ def lp_dist_backward(
     return grad_x if need_x else x.new_empty(0), grad_w if need_w else w.new_empty(0)
 
 
-@in_turn
+@one_at_a_time
 def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """Least and greatest p = inf distance over the box, each [B, O], with the roundings of the reference."""
     if not _in_range(lower, upper, w):

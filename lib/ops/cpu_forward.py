@@ -17,10 +17,11 @@ from lib.ops.cpu_tiles import (
     Indices,
     Rule,
     compensated,
-    fill_panel,
     four_rows,
+    panel_of,
     safe_inverse,
     store_tile,
+    stripe_of,
     tile_max,
 )
 from lib.ops.simd import (
@@ -43,7 +44,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py, cpu_tiles.py and cpu_pairs.py, as there.
-PARTS = "74c8c3335143ac43"
+PARTS = "a70e941e7f5febd5"
 
 # Inputs among which the first maximum is looked for: as many as there are bits in a mask.
 SPAN = 64
@@ -92,23 +93,6 @@ def whole_tile_sum(
         s2, c2 = compensated(s2, c2, run[2])
         s3, c3 = compensated(s3, c3, run[3])
     return s0 + c0, s1 + c1, s2 + c2, s3 + c3
-
-
-@kernel()
-def stripe_of(task: int, stripes: int, samples: int) -> tuple[int, int, int]:
-    """The panel of a task and its samples b0..b1; neighbouring tasks share a panel."""
-    tiles = (samples + ROWS - 1) // ROWS
-    length = (tiles + stripes - 1) // stripes * ROWS
-    b0 = task % stripes * length
-    return task // stripes, b0, min(b0 + length, samples)
-
-
-@kernel()
-def panel_of(w: Array, q: int, scale: np.float32, features: int, outputs: int) -> Array:
-    """The weights of one panel, scaled: a copy for one task."""
-    lanes = aligned(features * WIDTH)
-    fill_panel(w, q, scale, features, outputs, lanes, 0)
-    return lanes
 
 
 @kernel(parallel=True)

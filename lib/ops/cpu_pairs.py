@@ -20,7 +20,7 @@ from lib.ops.simd import (
 )
 
 # Of simd.py and cpu_tiles.py, as there.
-PARTS = "6e29d3490d42f50b"
+PARTS = "47bcc29d68c53ade"
 
 # Terms that are added up one by one, at most: equal ones are all rounded the same way, so sums of runs are compensated.
 RUN = 32

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lib.ops.powers import DEGREE
 from lib.ops.simd import (
     WIDTH,
+    aligned,
     exponent,
     kernel,
     larger,
@@ -129,6 +130,23 @@ def fill_panel(w: Array, q: int, scale: np.float32, features: int, outputs: int,
     last = min(WIDTH, outputs - q * WIDTH) - 1
     for k in range(0, features, WIDTH):
         transpose(w, q * WIDTH * features + k, features, last, scale, lanes, at + k * WIDTH, WIDTH)
+
+
+@kernel()
+def stripe_of(task: int, stripes: int, samples: int) -> tuple[int, int, int]:
+    """The panel of a task and its samples b0..b1; neighbouring tasks share a panel."""
+    tiles = (samples + ROWS - 1) // ROWS
+    length = (tiles + stripes - 1) // stripes * ROWS
+    b0 = task % stripes * length
+    return task // stripes, b0, min(b0 + length, samples)
+
+
+@kernel()
+def panel_of(w: Array, q: int, scale: np.float32, features: int, outputs: int) -> Array:
+    """The weights of one panel, scaled: a copy for one task."""
+    lanes = aligned(features * WIDTH)
+    fill_panel(w, q, scale, features, outputs, lanes, 0)
+    return lanes
 
 
 @kernel()

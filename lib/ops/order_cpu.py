@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.ops import order_reference
-from lib.ops.compiled import in_turn, ready
+from lib.ops.compiled import one_at_a_time, ready
+from lib.ops.cpu_layout import shape, whole_blocks
 
 
 def largest(lower: Tensor, upper: Tensor, w: Tensor, count: int, *, least: bool) -> Tensor:
@@ -49,19 +50,20 @@ def _in_range(count: int, *inputs: Tensor) -> bool:
     return count <= ready("order_cpu_kernels").MOST and all(math.isfinite(end) for t in inputs for end in t.aminmax())
 
 
-@in_turn
+@one_at_a_time
 def _largest(lower: Tensor, upper: Tensor, w: Tensor, count: int, least: bool) -> Tensor:
+    low, weights = whole_blocks(lower).contiguous(), whole_blocks(w).contiguous()
+    high = low if upper is lower else whole_blocks(upper).contiguous()
+    sizes = shape(low, weights)
+    panels = sizes[3]
     kernels = ready("order_cpu_kernels")
-    more = -w.shape[1] % kernels.STEP
-    low, high = F.pad(lower, (0, more)), F.pad(upper, (0, more))
-    panels = F.pad(w, (0, more, 0, -len(w) % kernels.WIDTH)).unflatten(0, (-1, kernels.WIDTH))
-    lanes = panels.transpose(1, 2).flatten(1)
-    values = lower.new_empty(count, len(lower), len(lanes) * kernels.WIDTH)
-    kernels.largest(*(t.contiguous().numpy() for t in (low, high, lanes)), least, values.numpy())
+    values = lower.new_empty(count, len(lower), panels * kernels.WIDTH)
+    inputs = (t.flatten().numpy() for t in (low, high, weights))
+    kernels.largest(*inputs, least, count, values.flatten().numpy(), *sizes)
     return values[:, :, : len(w)]
 
 
-@in_turn
+@one_at_a_time
 def _places(x: Tensor, w: Tensor, values: Tensor) -> Tensor:
     kernels, places = ready("order_cpu_kernels"), torch.empty(len(x), len(w), len(values), dtype=torch.int32)
     more = -x.shape[1] % kernels.WORD
@@ -70,7 +72,7 @@ def _places(x: Tensor, w: Tensor, values: Tensor) -> Tensor:
     return places
 
 
-@in_turn
+@one_at_a_time
 def _gradient(grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor) -> Tensor:
     gx = torch.zeros_like(x, memory_format=torch.contiguous_format)
     ready("order_cpu_kernels").gradient(*(t.contiguous().numpy() for t in (grad, x, w, c, places)), gx.numpy())

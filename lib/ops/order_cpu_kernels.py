@@ -1,15 +1,14 @@
-"""Numba kernels of the largest distances, float32 on the CPU; `order_cpu.py` packs the panels and calls them.
+"""Numba kernels of the largest distances, float32 on the CPU; layouts and tasks as in `cpu_tiles.py`.
 
-Layout: `lanes` [P, I * WIDTH]: panels of WIDTH outputs side by side, one row of WIDTH weights per input, inputs padded
-to a multiple of STEP. No fast-math at all: every value is the executed |x - w| itself, the same in every kernel.
+No fast-math at all: every value is the executed |x - w| itself, the same in every kernel.
 """
 
 from typing import Any
 
 import numpy as np
 from numba import prange
-from numpy.typing import NDArray
 
+from lib.ops.cpu_tiles import ONE, ZERO, Array, Indices, panel_of, stripe_of
 from lib.ops.simd import (
     WIDTH,
     aligned,
@@ -27,17 +26,12 @@ from lib.ops.simd import (
     zeros,
 )
 
-Array = NDArray[np.float32]
-Places = NDArray[np.int32]
-
-# Of simd.py: Numba's cache does not see changes in other files, so a test holds this to what is imported.
-PARTS = "4cd2963dc3b48571"
+# Of simd.py and cpu_tiles.py, as there.
+PARTS = "47bcc29d68c53ade"
 
 STEP = 4  # inputs taken at a time
 WORD = 64  # inputs looked at together: how often a loop ends is what a processor guesses wrong
 MOST = 10  # order statistics kept, at most WIDTH; a constant, so that the compiler keeps the loops over them straight
-
-_ZERO = np.float32(0)
 
 
 @kernel()
@@ -64,22 +58,24 @@ def sift(low: Array, high: Array, at: int, lanes: Array, row: int, least: bool, 
 
 
 @kernel(parallel=True)
-def largest(low: Array, high: Array, lanes: Array, least: bool, out: Array) -> None:
-    """out[k, b, o]: the k-th largest distance, at its least or its greatest over the box; out is [K, B, P * WIDTH]."""
-    features = low.shape[1]
-    for b in prange(low.shape[0]):
-        best = aligned(MOST * WIDTH)
-        for panel in range(lanes.shape[0]):
-            best[:] = _ZERO
+def largest(
+    low: Array, high: Array, w: Array, least: bool, count: int, out: Array, stripes: int, samples: int, features: int,
+    panels: int, outputs: int,
+) -> None:  # fmt: skip
+    """out[k, b, o]: the k-th largest distance, k < count, the least or greatest of a box; out [count, B, P WIDTH]."""
+    for task in prange(panels * stripes):
+        q, b0, b1 = stripe_of(task, stripes, samples)
+        lanes, best = panel_of(w, q, ONE, features, outputs), aligned(MOST * WIDTH)
+        for b in range(b0, b1):
+            best[:] = ZERO
             for i in range(0, features, STEP):
-                sift(low, high, b * features + i, lanes, (panel * features + i) * WIDTH, least, best)
-            for k in range(out.shape[0]):
-                for j in range(WIDTH):
-                    out[k, b, panel * WIDTH + j] = best[k * WIDTH + j]
+                sift(low, high, b * features + i, lanes, i * WIDTH, least, best)
+            for k in range(count):
+                store(out, ((k * samples + b) * panels + q) * WIDTH, load(best, k * WIDTH))
 
 
 @kernel(parallel=True)
-def find(x: Array, w: Array, values: Array, places: Places) -> None:
+def find(x: Array, w: Array, values: Array, places: Indices) -> None:
     """places[b, o, k]: the input i whose distance |x_bi - w_oi| is values[k, b, o]; equal ones in the order of i.
 
     Inputs are padded to a multiple of WORD, those of x by NaN, which is no distance.
@@ -114,7 +110,7 @@ def far_inputs(x: Array, b: int, w: Array, o: int, begin: int, least: float) -> 
 
 
 @kernel(parallel=True)
-def gradient(grad: Array, x: Array, w: Array, c: Array, places: Places, gx: Array) -> None:
+def gradient(grad: Array, x: Array, w: Array, c: Array, places: Indices, gx: Array) -> None:
     """gx[b, i] += grad[b, o] c_k sign(x_bi - w_oi) at i = places[b, o, k], in the order of o and k."""
     for b in prange(x.shape[0]):
         for o in range(w.shape[0]):

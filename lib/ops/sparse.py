@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lib.ops.compiled import in_turn, ready
+from lib.ops.compiled import one_at_a_time, ready
 
 
 class Shortlists(NamedTuple):
@@ -139,7 +139,7 @@ def linf_dist_bounds_of_pixels(lower: Tensor, upper: Tensor, lists: Shortlists) 
     return _bounded(_kernels().forward_bounds_of_pixels, lower, upper, lists)
 
 
-@in_turn
+@one_at_a_time
 def _passed(forward: Callable[..., Any], x: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor, Any]:
     rows = _rows(x)
     y, sizes = x.new_empty(len(rows), int(lists.widths[-1])), x.new_empty(len(rows))
@@ -147,7 +147,7 @@ def _passed(forward: Callable[..., Any], x: Tensor, lists: Shortlists) -> tuple[
     return y[: len(x)], sizes[: len(x)], returned
 
 
-@in_turn
+@one_at_a_time
 def _bounded(
     forward: Callable[..., Any], lower: Tensor, upper: Tensor, lists: Shortlists
 ) -> tuple[Tensor, Tensor, Any]:

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from lib.nets.base import CompositeNet, DistanceNet, Execution, PlainNet, smallest_lead
 from lib.nets.box import Box
+from lib.nets.checks import check_parts
 from lib.nets.models import Net
-from lib.nets.parts import check_parts
 from lib.recipes import parse_eps
 from lib.robustness.inputs import CHUNK, check_batch, evaluation_mode, pixel_box
 
 Method = Literal["margin", "interval"]
 
-LARGEST = 2.0**100  # values up to it stay far from overflow, the largest distances of a SortNet neuron too
+LARGEST_VALUE = 2.0**100  # values up to it stay far from overflow, the largest distances of a SortNet neuron too
 SMALLEST = 2.0**-100  # its roundings are more than a value of its scale loses to underflow, denormals kept or flushed
 SECOND_ORDER = 1 + 2.0**-10  # roundings of what was rounded, for nets of up to thousands of them
 BISECTIONS = 24  # halvings of [0, 1]: a radius to within 2^-24
@@ -202,4 +202,4 @@ def _head_proves(net: CompositeNet, run: Execution, y: Tensor, radius: Tensor) -
 
 def _in_range(size: Tensor, radius: Tensor) -> Tensor:
     """Whether no distance can overflow within the radius (network units); where one may, nothing is proved."""
-    return size + radius <= LARGEST
+    return size + radius <= LARGEST_VALUE

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lib.nets.base import DistanceNet
 from lib.nets.box import Box
-from lib.nets.parts import NETS
+from lib.nets.checks import NETS
 
 CHUNK = 1000  # images at a time: bounds memory (near 200 MB in a bound pass at width 5120), not results
 

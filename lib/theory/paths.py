@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lib.nets.base import PlainNet
-from lib.nets.parts import check_neurons
+from lib.nets.checks import check_neurons
 from lib.robustness.inputs import evaluation_mode
 
 

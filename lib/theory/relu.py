@@ -6,8 +6,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from lib.nets.checks import check_neurons
 from lib.nets.layers import LInfDist
-from lib.nets.parts import check_neurons
 
 
 class Affine(NamedTuple):

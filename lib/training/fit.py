@@ -31,12 +31,12 @@ from lib.training.callbacks import (
     check_same_run,
     read_checkpoint,
 )
-from lib.training.center import center_
 from lib.training.data import Images, epoch_order, step_generator, training_batch
 from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp, make_optimizer
 from lib.training.quiet import quiet
 from lib.training.ranks import TERMINATED, Elsewhere, Machines, SpawnedDDP, check_ranks, node_rank, passing_on
+from lib.training.running_means import collect_running_means_
 from lib.training.schedules import knobs_at
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -131,7 +131,7 @@ def fit(
     if checkpoint["global_step"] < total:
         raise Unfinished(checkpoint["global_step"], total)
     if recipe.keep_prob is not None:
-        center_(net.to(target), train.to(target))
+        collect_running_means_(net.to(target), train.to(target))
         net.cpu()
     rows: list[dict[str, float]] = checkpoint["history"]
     return rows

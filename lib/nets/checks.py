@@ -1,6 +1,6 @@
-"""What a net may be made of where something is proved of it, or where it is written down: this library's parts."""
+"""What a net may be made of where something is proved of it, or where it is pruned or saved: this library's parts."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
 import torch
@@ -39,20 +39,57 @@ def check_parts(net: DistanceNet, purpose: str) -> None:
     if of_all_modules._global_forward_hooks or of_all_modules._global_forward_pre_hooks:
         raise ValueError(f"torch must have no global forward hooks where a net is to be {purpose}, got some")
     for name, module in net.named_modules():
-        place = f"{type(module).__name__} {name}".strip()
-        if type(module) not in _PROVED:
-            raise TypeError(f"net must be made of this library's layers alone to be {purpose}, got {place}")
-        replaced = next((attribute for attribute in vars(module) if hasattr(type(module), attribute)), None)
-        if replaced:
-            raise TypeError(
-                f"net must have the methods of its classes to be {purpose}, got another {replaced} on {place}"
-            )
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise ValueError(f"net must have no forward hooks to be {purpose}, got some on {place}")
-        if isinstance(module, SortLinear):
-            _check_coefficients(module.coefficients, place, purpose)
-        if isinstance(module, Sealed):
-            module.check_constants()
+        _check_module(module, f"{type(module).__name__} {name}".strip(), purpose)
+    _check_roles(net, purpose)
+    _check_shapes(net, purpose)
+    check_together(net.parts())
+
+
+def check_neurons(layers: Iterable[nn.Module]) -> None:
+    """Raises TypeError for a layer that is no plain one of l_inf-dist neurons, with mean shift or without."""
+    for layer in layers:
+        for part in (layer, *layer.children()):
+            if type(part) not in (LInfDist, PrunedDist, MeanShift):
+                raise TypeError(f"layers must be l_inf-dist neurons and mean shifts alone, got a {type(part).__name__}")
+
+
+def check_float32(tensors: Mapping[str, Tensor], purpose: str) -> None:
+    """Raises TypeError for a tensor of a net that is not float32, ValueError for one that is not finite."""
+    for name, tensor in tensors.items():
+        if tensor.dtype is not torch.float32:
+            raise TypeError(f"net must be float32 to be {purpose}, got {tensor.dtype} in {name}")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"net must have finite weights to be {purpose}, got a non-finite entry in {name}")
+
+
+def _check_module(module: nn.Module, place: str, purpose: str) -> None:
+    if type(module) not in _PROVED:
+        raise TypeError(f"net must be made of this library's layers alone to be {purpose}, got {place}")
+    replaced = next((attribute for attribute in vars(module) if hasattr(type(module), attribute)), None)
+    if replaced:
+        raise TypeError(f"net must have the methods of its classes to be {purpose}, got another {replaced} on {place}")
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise ValueError(f"net must have no forward hooks to be {purpose}, got some on {place}")
+    if isinstance(module, SortLinear):
+        _check_coefficients(module.coefficients, place, purpose)
+    if isinstance(module, Sealed):
+        module.check_constants()
+
+
+def _check_coefficients(c: Tensor, place: str, purpose: str) -> None:
+    # a trip through half precision rounds them, and what sums to more than 1 is not 1-Lipschitz
+    total = c.double().sum().item()
+    if not ((c >= 0).all() and total <= 1 + 2.0**-50):
+        raise ValueError(
+            f"net must have coefficients of at least 0 and a sum of at most 1 to be {purpose}, got {total} on {place}"
+        )
+    # where denormals are flushed, one takes with it a distance of any size
+    denormal = c[(c > 0) & (c < _LEAST_NORMAL)]
+    if len(denormal):
+        raise ValueError(f"net must have no denormal coefficients to be {purpose}, got {denormal[0].item()} on {place}")
+
+
+def _check_roles(net: DistanceNet, purpose: str) -> None:
     held = set(net.modules())
     for place, part, kinds in _roles(net):
         kind = type(part).__name__
@@ -61,12 +98,14 @@ def check_parts(net: DistanceNet, purpose: str) -> None:
             raise TypeError(f"net must have a {wanted} as its {place} to be {purpose}, got a {kind}")
         if part not in held:
             raise TypeError(f"net must hold its parts as modules to be {purpose}, got a {kind} that is none of them")
+
+
+def _check_shapes(net: DistanceNet, purpose: str) -> None:
     for name, constant, shape in _constants(net):
         if constant.shape != shape:
             raise ValueError(
                 f"net must have a {name} of shape {list(shape)} there to be {purpose}, got {list(constant.shape)}"
             )
-    check_together(net.parts())
 
 
 def _roles(net: DistanceNet) -> Iterator[tuple[str, nn.Module, tuple[type[nn.Module], ...]]]:
@@ -95,24 +134,3 @@ def _constants(net: DistanceNet) -> Iterator[tuple[str, Tensor, tuple[int, ...]]
     if isinstance(net, CompositeNet):
         for linear in (net.head.fc1, net.head.fc2):
             yield "bias", linear.bias, linear.weight.shape[:1]
-
-
-def check_neurons(layers: Iterable[nn.Module]) -> None:
-    """Raises TypeError for a layer that is no plain one of l_inf-dist neurons, with mean shift or without."""
-    for layer in layers:
-        for part in (layer, *layer.children()):
-            if type(part) not in (LInfDist, PrunedDist, MeanShift):
-                raise TypeError(f"layers must be l_inf-dist neurons and mean shifts alone, got a {type(part).__name__}")
-
-
-def _check_coefficients(c: Tensor, place: str, purpose: str) -> None:
-    # a trip through half precision rounds them, and what sums to more than 1 is not 1-Lipschitz
-    total = c.double().sum().item()
-    if not ((c >= 0).all() and total <= 1 + 2.0**-50):
-        raise ValueError(
-            f"net must have coefficients of at least 0 and a sum of at most 1 to be {purpose}, got {total} on {place}"
-        )
-    # where denormals are flushed, one takes with it a distance of any size
-    denormal = c[(c > 0) & (c < _LEAST_NORMAL)]
-    if len(denormal):
-        raise ValueError(f"net must have no denormal coefficients to be {purpose}, got {denormal[0].item()} on {place}")

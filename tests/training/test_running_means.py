@@ -3,7 +3,7 @@ import torch
 
 from lib.nets.layers import MeanShift
 from lib.nets.sortnet import SortNet
-from lib.training import center
+from lib.training import running_means
 from lib.training.data import Images, batch
 
 
@@ -21,31 +21,31 @@ def net() -> SortNet:
 
 
 def test_running_means_are_those_of_the_evaluated_layers(net, images):
-    center.center_(net, images)
+    running_means.collect_running_means_(net, images)
     outputs = net.activations(batch(images, torch.arange(70)))
     for values in outputs[1:]:
         torch.testing.assert_close(values.mean(0), torch.zeros(20), atol=1e-5, rtol=0)
 
 
 def test_chunks_of_different_length_weigh_by_their_images(net, images, monkeypatch):
-    monkeypatch.setattr(center, "CHUNK", 32)
-    center.center_(net, images)
+    monkeypatch.setattr(running_means, "CHUNK", 32)
+    running_means.collect_running_means_(net, images)
     first = net.layers[0]
     distances = torch.cdist(net.normalize(batch(images, torch.arange(70))).flatten(1), first.weight, p=float("inf"))
     torch.testing.assert_close(first.shift.running_mean, distances.mean(0))
 
 
 def test_of_larger_images_it_takes_the_middle(net, images):
-    center.center_(net, images)
+    running_means.collect_running_means_(net, images)
     wanted = net.layers[0].shift.running_mean.clone()
     framed = torch.nn.functional.pad(images.pixels, (2, 2, 2, 2), value=255)
-    center.center_(net, Images(framed, images.labels, images.scale))
+    running_means.collect_running_means_(net, Images(framed, images.labels, images.scale))
     assert torch.equal(net.layers[0].shift.running_mean, wanted)
 
 
 def test_it_draws_nothing_and_leaves_modes_momenta_and_weights_as_they_belong(net, images):
     before, weights = torch.get_rng_state(), [parameter.clone() for parameter in net.parameters()]
-    center.center_(net.train(), images)
+    running_means.collect_running_means_(net.train(), images)
     assert torch.equal(torch.get_rng_state(), before)
     assert not any(module.training for module in net.modules())
     assert {module.momentum for module in net.modules() if isinstance(module, MeanShift)} == {0.1}
@@ -53,9 +53,9 @@ def test_it_draws_nothing_and_leaves_modes_momenta_and_weights_as_they_belong(ne
 
 
 def test_means_from_before_are_forgotten(net, images):
-    center.center_(net, images)
+    running_means.collect_running_means_(net, images)
     once = {name: value.clone() for name, value in net.state_dict().items()}
     for layer in net.layers:
         layer.shift.running_mean.fill_(7.0)
-    center.center_(net, images)
+    running_means.collect_running_means_(net, images)
     assert all(torch.equal(value, once[name]) for name, value in net.state_dict().items())

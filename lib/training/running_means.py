@@ -9,7 +9,7 @@ CHUNK = 1000  # images at a time; the result depends on it, since each chunk is 
 
 
 @torch.no_grad()
-def center_(net: DistanceNet, images: Images) -> None:
+def collect_running_means_(net: DistanceNet, images: Images) -> None:
     """Sets every running mean to the average over `images` of what its layer gives at p = inf in evaluation mode.
 
     As in the released code of SortNet: one pass in order, each chunk shifted by its own means on the way, the running
