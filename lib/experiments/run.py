@@ -240,7 +240,7 @@ def _credited(origins: list[Origin]) -> dict[str, Any]:
     """
     *others, last = origins
     one = all(other[:3] == last[:3] for other in others)
-    devices = ", then ".join(dict.fromkeys(origin.device for origin in origins))
+    devices = ", then ".join(dict.fromkeys(origin.device for origin in origins if origin.device))
     return last._asdict() | {"dirty": last.dirty if one else True, "device": devices}
 
 

@@ -14,9 +14,10 @@ import torch
 import lib
 from lib.experiments import ledger, report
 from lib.experiments.evaluate import CURVE, curve_radii
-from lib.experiments.run import _alone_in, _words
+from lib.experiments.run import _alone_in, _credited, _words
 from lib.nets.models import drawn
 from lib.recipes import load
+from lib.training.callbacks import UNKNOWN, Origin
 from lib.training.fit import Unfinished
 
 PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"
@@ -278,6 +279,11 @@ def test_a_run_that_moved_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert record.versions == {"torch": "2.12"} and record.dirty is True
     record = smoke(PLAIN, tmp_path / "2.12", **small)
     assert record.device == "another" and record.dirty is False
+
+
+def test_a_run_that_an_older_version_began_is_credited_to_nobody() -> None:
+    last = Origin("a", False, {"torch": "2.11"}, "one GPU")
+    assert _credited([UNKNOWN, last]) == last._asdict() | {"dirty": True}
 
 
 def test_the_device_says_how_many_there_were() -> None:
