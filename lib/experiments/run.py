@@ -99,7 +99,7 @@ def run(
             torch.cuda.reset_peak_memory_stats(target)
         twin = find_twin(path, resolved, budget, seed, origin) if num_nodes == 1 else None
         if twin is not None:
-            trained = _take_over(twin, origin, progress)
+            trained = _take_over(*twin, origin, progress)
         else:
             trained = _train(
                 resolved,
@@ -172,10 +172,10 @@ def _train(
     return _Trained(net, history, [*origins_of(read_checkpoint(checkpoint)), origin])
 
 
-def _take_over(twin: Path, origin: Origin, progress: bool) -> _Trained:
+def _take_over(path: Path, twin: Record, origin: Origin, progress: bool) -> _Trained:
     if progress:
-        print(f"{twin} has trained this net already; it is evaluated now", file=sys.stderr)
-    return _Trained(load(twin.with_suffix(".safetensors")), ledger.read(twin).history, [origin])
+        print(f"{path} has trained this net already; it is evaluated now", file=sys.stderr)
+    return _Trained(load(path.with_suffix(".safetensors")), twin.history, [origin])
 
 
 def _measure(

@@ -10,8 +10,8 @@ from lib.training.callbacks import Origin
 EVALUATION = ("eps_test", "pgd_steps", "test_limit")  # the fields of a recipe that training never reads
 
 
-def find_twin(path: Path, recipe: Recipe, budget: str, seed: int, origin: Origin) -> Path | None:
-    """The record beside `path` whose weights are those that this run would train, None where there is none.
+def find_twin(path: Path, recipe: Recipe, budget: str, seed: int, origin: Origin) -> tuple[Path, Record] | None:
+    """The record beside `path`, and where it lies, whose weights this run would train; None where there is none.
 
     A twin has the same recipe but for `EVALUATION`, the same budget and seed, and the same clean commit, versions and
     device trained it.
@@ -29,7 +29,7 @@ def find_twin(path: Path, recipe: Recipe, budget: str, seed: int, origin: Origin
         if other != path and other.with_suffix(".safetensors").is_file():
             record = _readable(other)
             if record is not None and _alike(record, recipe) and wanted.items() <= vars(record).items():
-                return other
+                return other, record
     return None
 
 

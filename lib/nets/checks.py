@@ -58,8 +58,15 @@ def check_float32(tensors: Mapping[str, Tensor], purpose: str) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype is not torch.float32:
             raise TypeError(f"net must be float32 to be {purpose}, got {tensor.dtype} in {name}")
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"net must have finite weights to be {purpose}, got a non-finite entry in {name}")
+    if name := not_finite(tensors):
+        raise ValueError(f"net must have finite weights to be {purpose}, got a non-finite entry in {name}")
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the first tensor with NaN or infinity, "" where there is none; a GPU is waited for once for all."""
+    ends = torch.stack([torch.stack(tensor.aminmax()).double() for tensor in tensors.values()])
+    finite = zip(tensors, ends.isfinite().all(1).tolist(), strict=True)
+    return next((name for name, sound in finite if not sound), "")
 
 
 def _check_module(module: nn.Module, place: str, purpose: str) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib.files import replacing
-from lib.nets.checks import NETS, check_float32, check_parts
+from lib.nets.checks import NETS, check_float32, check_parts, not_finite
 from lib.nets.layers import LInfDist, Normalize
 from lib.nets.models import Net
 from lib.nets.sealed import PrunedDist, ValidPixels
@@ -160,5 +160,5 @@ def _check_tensors(net: Net, tensors: dict[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype is not torch.float32:
             raise ValueError(f"{path} must hold float32 tensors, got {tensor.dtype} in {name}")
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{path} must hold finite tensors, got a non-finite entry in {name}")
+    if name := not_finite(tensors):
+        raise ValueError(f"{path} must hold finite tensors, got a non-finite entry in {name}")

@@ -201,7 +201,7 @@ def _magnitude(a: Tensor) -> float:
 
 
 def _has_tiny(y: Tensor, times: float = 1.0) -> bool:
-    """Whether a so many times smaller number than a distance other than 0 is too close to 0 to be divided by.
+    """Whether a distance other than 0, or what is so many `times` smaller, is too close to 0 to be divided by.
 
     The kernels cannot, the reference can.
     """

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lib.nets.base import DistanceNet
 from lib.nets.box import Box
-from lib.nets.checks import NETS
+from lib.nets.checks import NETS, not_finite
 
 CHUNK = 1000  # images at a time: bounds memory (near 200 MB in a bound pass at width 5120), not results
 
@@ -46,12 +46,8 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
 
 
 def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:
-    state = net.state_dict()
-    ends = torch.stack([torch.stack(values.aminmax()).double() for values in state.values()])
-    # a GPU is waited for once, and not for each tensor
-    for name, finite in zip(state, ends.isfinite().all(1).tolist(), strict=True):
-        if not finite:
-            raise ValueError(f"net must have finite weights, got a non-finite entry in {name}")
+    if name := not_finite(net.state_dict()):
+        raise ValueError(f"net must have finite weights, got a non-finite entry in {name}")
     net.normalize.check()
     if not x.numel():
         return

@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from lib.files import replacing
+from lib.nets.checks import not_finite
 from lib.recipes import Recipe
 from lib.training.schedules import knobs_at
 
@@ -66,9 +67,8 @@ class History(Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         seconds, (loss, correct) = time.monotonic() - self.began, self._total(trainer)
-        sound = all(bool(value.isfinite().all()) for value in checkpoint["state_dict"].values())
         # an overflowing gradient spoils the weights first, and the loss a step later
-        self._check_finite(loss if sound else math.nan)
+        self._check_finite(math.nan if not_finite(checkpoint["state_dict"]) else loss)
         checkpoint |= {"history": self.rows, "tally": [loss, correct], "seconds": seconds}
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
