@@ -12,14 +12,13 @@ from lib.nets.head import Linear, MLPHead, Tanh
 from lib.nets.layers import LInfDist, LInfDistConv2d, MeanShift, Normalize
 from lib.nets.models import Net
 from lib.nets.sealed import PrunedDist, Sealed, ValidPixels, check_together
-from lib.nets.sortnet import SortLinear
+from lib.nets.sortnet import SortLinear, coefficients
 
 NETS: tuple[type[Net], ...] = get_args(Net)
 # the bounds of each are proved
 _LAYERS = (LInfDist, LInfDistConv2d, SortLinear, PrunedDist)
 _PROVED: set[type[nn.Module]] = {*NETS, *_LAYERS, MeanShift, Normalize, ValidPixels}
 _PROVED |= {MLPHead, Linear, Tanh, nn.ModuleList}
-_LEAST_NORMAL = torch.finfo(torch.float32).tiny
 
 
 def check_parts(net: DistanceNet, purpose: str) -> None:
@@ -33,8 +32,8 @@ def check_parts(net: DistanceNet, purpose: str) -> None:
         TypeError: a module that is not one of this library's, subclasses included, or with a replaced method; a part
             in the place of one of another kind, or that is no module of the net, as in a plain list.
         ValueError: a forward hook, on a module or on all; a constant of another shape than one entry per unit or
-            channel; coefficients of a SortNet layer that are negative, denormal or of a sum above 1; a part of a pruned
-            net that was changed, or is among others than it was pruned with.
+            channel; coefficients of a SortNet layer that are not those of its keep_prob; a part of a pruned net that
+            was changed, or is among others than it was pruned with.
     """
     if of_all_modules._global_forward_hooks or of_all_modules._global_forward_pre_hooks:
         raise ValueError(f"torch must have no global forward hooks where a net is to be {purpose}, got some")
@@ -78,22 +77,11 @@ def _check_module(module: nn.Module, place: str, purpose: str) -> None:
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(f"net must have no forward hooks to be {purpose}, got some on {place}")
     if isinstance(module, SortLinear):
-        _check_coefficients(module.coefficients, place, purpose)
+        c = module.coefficients
+        if c != coefficients(module.keep_prob, len(c)):
+            raise ValueError(f"net must have the coefficients of its keep_prob to be {purpose}, got {c} on {place}")
     if isinstance(module, Sealed):
         module.check_constants()
-
-
-def _check_coefficients(c: Tensor, place: str, purpose: str) -> None:
-    # a trip through half precision rounds them, and what sums to more than 1 is not 1-Lipschitz
-    total = c.double().sum().item()
-    if not ((c >= 0).all() and total <= 1 + 2.0**-50):
-        raise ValueError(
-            f"net must have coefficients of at least 0 and a sum of at most 1 to be {purpose}, got {total} on {place}"
-        )
-    # where denormals are flushed, one takes with it a distance of any size
-    denormal = c[(c > 0) & (c < _LEAST_NORMAL)]
-    if len(denormal):
-        raise ValueError(f"net must have no denormal coefficients to be {purpose}, got {denormal[0].item()} on {place}")
 
 
 def _check_roles(net: DistanceNet, purpose: str) -> None:

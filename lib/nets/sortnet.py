@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,8 +38,6 @@ class SortLinear(LInfDist):
         ValueError, TypeError: what `LInfDist` refuses, keep_prob outside (0, 1], top_k that is no integer from 1 on.
     """
 
-    coefficients: Tensor
-
     def __init__(
         self,
         in_features: int,
@@ -55,7 +54,7 @@ class SortLinear(LInfDist):
         if not 0 < self.keep_prob <= 1:
             raise ValueError(f"keep_prob must lie in (0, 1], got {keep_prob}")
         places = min(integer("top_k", top_k, at_least=1), in_features)
-        self.register_buffer("coefficients", coefficients(self.keep_prob, places), persistent=False)
+        self.coefficients = coefficients(self.keep_prob, places)
 
     @property
     def roundings(self) -> int:
@@ -91,16 +90,17 @@ class SortLinear(LInfDist):
         return torch.cat(groups)
 
 
-def coefficients(q: float, count: int) -> Tensor:
-    """c [count] in float32, every one rounded down, so that their sum is at most 1 in real arithmetic, to 2^-52.
+def coefficients(q: float, count: int) -> tuple[float, ...]:
+    """c_1, ..., c_count, numbers of float32 rounded down, so that their sum is at most 1 in real arithmetic, to 2^-52.
 
     Those that would be denormal are 0.
     """
     # Over their own sum, which is (1 - (1 - q)^count) / q: that difference would cancel for a small q.
-    powers = torch.tensor([(1 - q) ** k for k in range(count)], dtype=torch.float64)
+    powers = np.array([(1 - q) ** k for k in range(count)])
     c = powers / powers.sum()
-    down = torch.where(c.float().double() <= c, c.float(), torch.nextafter(c.float(), torch.zeros(())))
-    return down.where(down >= torch.finfo(torch.float32).tiny, 0.0)
+    nearest = c.astype(np.float32)
+    down = np.where(nearest <= c, nearest, np.nextafter(nearest, np.float32(0)))
+    return tuple(np.where(down >= np.finfo(np.float32).tiny, down, 0).tolist())
 
 
 class SortNet(PlainNet):

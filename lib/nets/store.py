@@ -15,7 +15,6 @@ from lib.nets.checks import NETS, check_float32, check_parts, not_finite
 from lib.nets.layers import LInfDist, Normalize
 from lib.nets.models import Net
 from lib.nets.sealed import PrunedDist, ValidPixels
-from lib.nets.sortnet import SortLinear, coefficients
 
 _CLASSES: dict[str, Callable[..., Net]] = {cls.__name__: cls for cls in NETS}
 
@@ -110,11 +109,6 @@ def _check_twin(net: Net, twin: Net) -> None:
         raise ValueError(
             f"net must have all its tensors in its state to be saved, got none of {', '.join(sorted(missing))}"
         )
-    for place, part in found.items():
-        if isinstance(part, SortLinear):
-            c = part.coefficients.cpu()
-            if not torch.equal(c, coefficients(part.keep_prob, len(c))):
-                raise ValueError(f"net must have the coefficients it was built with to be saved, got others in {place}")
 
 
 def _looks(module: nn.Module | None) -> dict[str, Any]:

@@ -4,7 +4,9 @@ Inputs that are not finite, and more order statistics than the kernels keep, go 
 """
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,7 +33,7 @@ def largest_with_places(x: Tensor, w: Tensor, count: int) -> tuple[Tensor, Tenso
 
 
 def gradients(
-    grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor, need_x: bool, need_w: bool
+    grad: Tensor, x: Tensor, w: Tensor, c: Sequence[float], places: Tensor, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
     """As `order_reference.gradients`."""
     if not _in_range(len(c), x, w):
@@ -73,7 +75,8 @@ def _places(x: Tensor, w: Tensor, values: Tensor) -> Tensor:
 
 
 @one_at_a_time
-def _gradient(grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor) -> Tensor:
+def _gradient(grad: Tensor, x: Tensor, w: Tensor, c: Sequence[float], places: Tensor) -> Tensor:
     gx = torch.zeros_like(x, memory_format=torch.contiguous_format)
-    ready("order_cpu_kernels").gradient(*(t.contiguous().numpy() for t in (grad, x, w, c, places)), gx.numpy())
+    inputs = (t.contiguous().numpy() for t in (grad, x, w))
+    ready("order_cpu_kernels").gradient(*inputs, np.array(c, np.float32), places.contiguous().numpy(), gx.numpy())
     return gx

@@ -3,6 +3,8 @@
 More order statistics than a thread has registers for go to the reference.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,7 @@ def largest_with_places(x: Tensor, w: Tensor, count: int) -> tuple[Tensor, Tenso
 
 
 def gradients(
-    grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor, need_x: bool, need_w: bool
+    grad: Tensor, x: Tensor, w: Tensor, c: Sequence[float], places: Tensor, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
     """As `order_reference.gradients`; deterministic, and NaN where grad is infinite."""
     return scattered(order_reference.pulls(grad, x, w, c, places.long()), places, x, w, need_x, need_w)

@@ -3,6 +3,8 @@
 `order_cpu.py` and `order_gpu.py` compute the same values bit for bit, of inputs without NaN.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def largest_with_places(x: Tensor, w: Tensor, count: int) -> tuple[Tensor, Tenso
 
 
 def gradients(
-    grad: Tensor, x: Tensor, w: Tensor, c: Tensor, places: Tensor, need_x: bool, need_w: bool
+    grad: Tensor, x: Tensor, w: Tensor, c: Sequence[float], places: Tensor, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
     """sum_ok u at places i of x [B, I], and -sum_bk u at those of w [O, I], u[b, o, k] = grad_bo c_k sign(x_bi - w_oi).
 
@@ -35,10 +37,11 @@ def gradients(
     )
 
 
-def pulls(grad: Tensor, x: Tensor, w: Tensor, c: Tensor, at: Tensor) -> Tensor:
+def pulls(grad: Tensor, x: Tensor, w: Tensor, c: Sequence[float], at: Tensor) -> Tensor:
     """grad_bo c_k sign(x_bi - w_oi) at i = at[b, o, k], int64; [B, O, K]."""
     t = x[:, None].take_along_dim(at, 2) - w[None].take_along_dim(at, 2)
-    return grad[..., None] * c * t.sign_()
+    # not grad[..., None] * tensor(c): numbers on their way to a GPU would be waited for
+    return torch.stack([grad * each for each in c], -1) * t.sign_()
 
 
 def _largest(lower: Tensor, upper: Tensor, w: Tensor, count: int, least: bool) -> tuple[Tensor, Tensor]:

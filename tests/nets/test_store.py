@@ -170,11 +170,7 @@ OTHERS: dict[str, tuple[Callable[[], Net], str]] = {
     ),
     "fewer places": (
         lambda: place(sorting(), SortLinear(12, 12, keep_prob=0.7, top_k=3)),
-        r"to be saved, got coefficients \[3\] in layers.1, expected \[10\]",
-    ),
-    "rounded coefficients": (
-        lambda: sorting(0.6).half().float(),
-        "the coefficients it was built with to be saved, got",
+        r"to be saved, got coefficients \(0\.7.*\) in layers.1, expected \(0\.7",
     ),
     "other neurons": (
         lambda: place(plain(), SortLinear(12, 12, keep_prob=0.3)),

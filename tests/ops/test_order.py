@@ -1,6 +1,7 @@
 """Weighted order statistics: kernels against PyTorch, gradients, bounds, contracts, and what they refuse."""
 
 import re
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -14,15 +15,15 @@ from lib.ops.order import sort_dist, sort_dist_bounds
 SHAPES = [(1, 1, 1), (7, 33, 9), (63, 12, 17), (2, 64, 3), (3, 500, 10), (0, 5, 4), (4, 5, 0)]
 
 
-def draw(batch: int, features: int, outputs: int, seed: int = 0, count: int = 10) -> tuple[Tensor, Tensor, Tensor]:
-    """x [B, I], w [O, I], c [K] in float32, c falling with sum 1."""
+def draw(batch: int, features: int, outputs: int, seed: int = 0, count: int = 10) -> tuple[Tensor, Tensor, list[float]]:
+    """x [B, I] and w [O, I] in float32, K coefficients of float32, falling with sum 1."""
     generator = torch.Generator().manual_seed(seed)
     c = 0.3 ** torch.arange(min(count, features)).float()
     x, w = (torch.randn(rows, features, generator=generator) for rows in (batch, outputs))
-    return x, w, c / c.sum()
+    return x, w, (c / c.sum()).tolist()
 
 
-def sorted_by_hand(t: Tensor, c: Tensor) -> Tensor:
+def sorted_by_hand(t: Tensor, c: Sequence[float]) -> Tensor:
     """sum_k c_k t_(k) over the last axis, added in the order of k as the operation does."""
     falling = t.sort(-1, descending=True).values[..., : len(c)]
     y = falling[..., 0] * c[0]
@@ -31,7 +32,7 @@ def sorted_by_hand(t: Tensor, c: Tensor) -> Tensor:
     return y
 
 
-def value_and_gradients(x: Tensor, w: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def value_and_gradients(x: Tensor, w: Tensor, c: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
     """y, and the gradients of the sum of y^2 in x and w."""
     x, w = x.clone().requires_grad_(), w.clone().requires_grad_()
     y = sort_dist(x, w, c)
@@ -41,13 +42,14 @@ def value_and_gradients(x: Tensor, w: Tensor, c: Tensor) -> tuple[Tensor, Tensor
 class TestValues:
     def test_a_neuron_by_hand(self) -> None:
         x, w = torch.tensor([[1.0, -2.0, 0.5]]), torch.tensor([[0.0, 1.0, 0.0]])  # distances 1, 3, 0.5
-        assert sort_dist(x, w, torch.tensor([0.7, 0.2, 0.1])).item() == pytest.approx(0.7 * 3 + 0.2 * 1 + 0.1 * 0.5)
-        assert sort_dist(x, w, torch.tensor([1.0])).item() == 3
+        assert sort_dist(x, w, [0.7, 0.2, 0.1]).item() == pytest.approx(0.7 * 3 + 0.2 * 1 + 0.1 * 0.5)
+        assert sort_dist(x, w, [1.0]).item() == 3
 
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_it_is_the_sorted_sum_bit_for_bit(self, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
-        x, w, c = (t.to(dtype) for t in draw(*shape))
+        x, w, c = draw(*shape)
+        x, w = x.to(dtype), w.to(dtype)
         assert torch.equal(sort_dist(x, w, c), sorted_by_hand((x[:, None] - w).abs(), c))
 
     def test_more_terms_than_the_kernels_keep_are_sorted_by_pytorch(self) -> None:
@@ -56,7 +58,8 @@ class TestValues:
         assert torch.equal(sort_dist(x, w, c), sorted_by_hand((x[:, None] - w).abs(), c))
 
     def test_they_do_not_depend_on_the_size_of_a_tile(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        x, w, c = (t.double() for t in draw(7, 33, 9))
+        x, w, c = draw(7, 33, 9)
+        x, w = x.double(), w.double()
         whole = *value_and_gradients(x, w, c), *sort_dist_bounds(x - 0.3, x + 0.2, w, c)
         monkeypatch.setattr(order_reference, "_CPU_TILE", 2 * w.numel())
         tiled = *value_and_gradients(x, w, c), *sort_dist_bounds(x - 0.3, x + 0.2, w, c)
@@ -64,7 +67,7 @@ class TestValues:
 
     def test_ties_count_as_often_as_they_occur(self) -> None:
         x, w = torch.tensor([[2.0, -2.0, 2.0, 1.0]]), torch.zeros(1, 4)
-        assert sort_dist(x, w, torch.tensor([0.5, 0.25, 0.125, 0.125])).item() == 2 * 0.875 + 0.125
+        assert sort_dist(x, w, [0.5, 0.25, 0.125, 0.125]).item() == 2 * 0.875 + 0.125
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
     def test_what_is_not_finite_is_not_hidden(self, bad: float) -> None:
@@ -77,23 +80,22 @@ class TestValues:
 
 class TestGradients:
     def test_they_agree_with_finite_differences(self) -> None:
-        x, w, c = (t.double() for t in draw(3, 6, 4, count=3))
-        assert torch.autograd.gradcheck(
-            lambda x, w: sort_dist(x, w, c), (x.clone().requires_grad_(), w.clone().requires_grad_())
-        )
+        x, w, c = draw(3, 6, 4, count=3)
+        leaves = x.double().requires_grad_(), w.double().requires_grad_()
+        assert torch.autograd.gradcheck(lambda x, w: sort_dist(x, w, c), leaves)
 
     def test_a_neuron_by_hand(self) -> None:
         x = torch.tensor([[1.0, -2.0, 0.5, 0.0]], requires_grad=True)
         w = torch.tensor([[0.0, 1.0, 0.0, 0.0]], requires_grad=True)
-        sort_dist(x, w, torch.tensor([0.6, 0.3])).sum().backward()
+        sort_dist(x, w, [0.6, 0.3]).sum().backward()
         assert x.grad is not None and w.grad is not None
         assert x.grad.tolist() == [[pytest.approx(0.3), pytest.approx(-0.6), 0, 0]]
         assert torch.equal(w.grad, -x.grad)
 
     @pytest.mark.parametrize("shape", [(7, 33, 9), (63, 12, 17), (2, 64, 3), (3, 500, 10)])
     def test_the_kernels_agree_with_pytorch(self, shape: tuple[int, int, int]) -> None:
-        inputs = draw(*shape)
-        kernels, exact = value_and_gradients(*inputs), value_and_gradients(*(t.double() for t in inputs))
+        x, w, c = draw(*shape)
+        kernels, exact = value_and_gradients(x, w, c), value_and_gradients(x.double(), w.double(), c)
         for ours, theirs in zip(kernels, exact, strict=True):
             torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
 
@@ -108,7 +110,7 @@ class TestGradients:
 
     def test_tied_distances_share_their_places_among_them(self) -> None:
         x = torch.tensor([[2.0, -2.0, 2.0, 1.0]], requires_grad=True)
-        sort_dist(x, torch.zeros(1, 4), torch.tensor([0.5, 0.25, 0.125, 0.125])).sum().backward()
+        sort_dist(x, torch.zeros(1, 4), [0.5, 0.25, 0.125, 0.125]).sum().backward()
         assert x.grad is not None
         assert sorted(x.grad.abs()[0].tolist()) == [0.125, 0.125, 0.25, 0.5]
         assert (x.grad.sign() == x.sign()).all()
@@ -120,7 +122,7 @@ class TestGradients:
         c = draw(1, 200, 1)[2]
         sort_dist(x, torch.ones(3, 200), c).sum().backward()
         assert x.grad is not None
-        assert torch.equal(x.grad[:, :10], -3 * c.expand(2, -1)) and not x.grad[:, 10:].any()
+        assert torch.equal(x.grad[:, :10], -3 * torch.tensor(c).expand(2, -1)) and not x.grad[:, 10:].any()
 
     @pytest.mark.parametrize("bad", [0.0, float("inf")])
     def test_one_gradient_is_the_same_as_of_both(self, bad: float) -> None:
@@ -175,7 +177,8 @@ class TestBounds:
 class TestContracts:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_opcheck_passes_forward_and_backward(self, dtype: torch.dtype) -> None:
-        x, w, c = (t.to(dtype) for t in draw(3, 5, 4, count=3))
+        x, w, c = draw(3, 5, 4, count=3)
+        x, w = x.to(dtype), w.to(dtype)
         arguments = (x.clone().requires_grad_(), w.clone().requires_grad_(), c)
         torch.library.opcheck(torch.ops.linf_dist_book.sort_dist.default, (*arguments, True))
         torch.library.opcheck(torch.ops.linf_dist_book.sort_dist.default, (x, w, c, False))
@@ -188,14 +191,14 @@ class TestContracts:
         x, w, c = draw(5, 16, 6)
         x, w = x.requires_grad_(), w.requires_grad_()
 
-        def loss(x: Tensor, w: Tensor, c: Tensor) -> Tensor:
+        def loss(x: Tensor, w: Tensor, c: Sequence[float]) -> Tensor:
             return sort_dist(x, w, c).square().sum()
 
         compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
         eager = torch.autograd.grad(loss(x, w, c), (x, w))
         assert all(map(torch.equal, torch.autograd.grad(compiled(x, w, c), (x, w)), eager))
-        with pytest.raises(ValueError, match="c must hold finite coefficients"):
-            compiled(x, w, -c)
+        with pytest.raises(RuntimeError, match="c must hold finite coefficients"):
+            compiled(x, w, [-each for each in c])
 
     def test_results_do_not_depend_on_the_number_of_threads(self, restored_threads: None) -> None:
         x, w, c = draw(63, 100, 33)
@@ -209,17 +212,17 @@ class TestContracts:
     @pytest.mark.parametrize(
         ("x", "w", "c", "sentence"),
         [
-            ((3,), (4, 3), (2,), r"x \[B, I\] and w \[O, I\] must be matrices"),
-            ((2, 3), (4, 5), (2,), r"same number of features, at least one, got \[2, 3\] and"),
-            ((2, 3), (4, 3), (4,), r"1 <= K <= 3, the number of features, got \[4\]"),
-            ((2, 3), (4, 3), (0,), r"1 <= K <= 3"),
+            ((3,), (4, 3), 2, r"x \[B, I\] and w \[O, I\] must be matrices"),
+            ((2, 3), (4, 5), 2, r"same number of features, at least one, got \[2, 3\] and"),
+            ((2, 3), (4, 3), 4, r"c must hold 1 to 3 coefficients, the number of features, got 4"),
+            ((2, 3), (4, 3), 0, r"c must hold 1 to 3 coefficients, .* got 0"),
         ],
     )
     def test_shapes_that_do_not_match_are_refused(
-        self, x: tuple[int, ...], w: tuple[int, ...], c: tuple[int, ...], sentence: str
+        self, x: tuple[int, ...], w: tuple[int, ...], c: int, sentence: str
     ) -> None:
         with pytest.raises(ValueError, match=sentence):
-            sort_dist(torch.zeros(x), torch.zeros(w), torch.zeros(c))
+            sort_dist(torch.zeros(x), torch.zeros(w), [0.0] * c)
 
     @settings(max_examples=30, deadline=None)
     @given(
@@ -239,23 +242,12 @@ class TestContracts:
             torch.func.jvp(lambda x: sort_dist(x, w, c), (x,), (x,))
         with pytest.raises(NotImplementedError, match="w has a tangent"):
             torch.func.jvp(lambda w: sort_dist(x, w, c), (w,), (w,))
-        with pytest.raises(NotImplementedError, match="c has a tangent"):
-            torch.func.jvp(lambda c: sort_dist(x, w, c), (c,), (c,))
         with pytest.raises(NotImplementedError, match="upper has a tangent"):
             torch.func.jvp(lambda v: sort_dist_bounds(x, v, w, c), (x,), (x,))
-
-    def test_coefficients_that_require_a_gradient_are_refused(self) -> None:
-        x, w, c = draw(2, 3, 4)
-        c.requires_grad_()
-        for call in (lambda: sort_dist(x, w, c), lambda: sort_dist_bounds(x, x, w, c)):
-            with pytest.raises(ValueError, match="c must be a constant, for sort_dist has no gradient in it"):
-                call()
 
     def test_mixed_dtypes_and_boxes_of_two_shapes_are_refused(self) -> None:
         x, w, c = draw(2, 3, 4)
         with pytest.raises(TypeError, match="must share one floating dtype of 16 to 64 bits and one device"):
             sort_dist(x.double(), w, c)
-        with pytest.raises(TypeError, match=r"c must share the dtype and the device of w, got .*float64"):
-            sort_dist(x, w, c.double())
         with pytest.raises(ValueError, match=r"lower and upper must agree in shape, got \[2, 3\] and \[1, 3\]"):
             sort_dist_bounds(x, x[:1], w, c)
