@@ -18,7 +18,9 @@ from lib.experiments.speed import FORWARD, Timing
 from lib.nets.models import LInfDistNet, build
 from lib.recipes import Recipe
 from lib.robustness.inputs import executed_logits
-from lib.training.data import Images, batch, epoch_order, load_data, step_generator, training_batch
+from lib.training.data import batch, load_data
+from lib.training.datasets import Images
+from lib.training.draws import epoch_order, step_generator, training_batch
 from lib.training.objectives import make_objective
 from lib.training.optim import make_optimizer
 from lib.training.schedules import knobs_at

@@ -11,7 +11,8 @@ from lib.recipes import Recipe
 from lib.robustness.attacks import Attack, adversarial_images
 from lib.robustness.certify import Method, certify
 from lib.robustness.inputs import executed_logits
-from lib.training.data import Images, batch
+from lib.training.data import batch
+from lib.training.datasets import Images
 
 ATTACKS = {
     "robust": "PGD as in the paper: one start, steps of eps/4 along sign(grad of the cross-entropy) at p = inf, "

@@ -13,7 +13,8 @@ from lib.experiments.record import Record, Table
 from lib.nets.models import Net
 from lib.robustness.attacks import adversarial_images
 from lib.robustness.inputs import executed_logits
-from lib.training.data import Images, batch
+from lib.training.data import batch
+from lib.training.datasets import Images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,7 +26,8 @@ from lib.nets.models import Net, drawn
 from lib.nets.store import load, save
 from lib.recipes import Budget, Recipe
 from lib.training.callbacks import Origin, origins_of, read_checkpoint
-from lib.training.data import Images, as_found, load_data
+from lib.training.data import as_found, load_data
+from lib.training.datasets import Images
 from lib.training.fit import Device, Unfinished, fit, resolve_device, total_steps
 from lib.training.ranks import check_ranks, node_rank
 

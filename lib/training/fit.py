@@ -31,7 +31,8 @@ from lib.training.callbacks import (
     check_same_run,
     read_checkpoint,
 )
-from lib.training.data import Images, epoch_order, step_generator, training_batch
+from lib.training.datasets import Images
+from lib.training.draws import epoch_order, step_generator, training_batch
 from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp, make_optimizer
 from lib.training.quiet import quiet

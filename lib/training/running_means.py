@@ -3,7 +3,8 @@
 import torch
 
 from lib.nets.base import DistanceNet
-from lib.training.data import Images, batch, centre
+from lib.training.data import batch, centre
+from lib.training.datasets import Images
 
 CHUNK = 1000  # images at a time; the result depends on it, since each chunk is shifted by its own means
 

@@ -23,7 +23,9 @@ from lib.nets.models import Net, build
 from lib.ops import reference
 from lib.recipes import Recipe, load
 from lib.training import callbacks
-from lib.training.data import Images, augment, batch, epoch_order, load_data, step_generator
+from lib.training.data import batch, load_data
+from lib.training.datasets import Images
+from lib.training.draws import augment, epoch_order, step_generator
 from lib.training.fit import Unfinished, _Training, fit
 from lib.training.losses import clipped_hinge_loss, hinge_loss, ibp_loss
 from lib.training.objectives import make_objective

@@ -4,7 +4,8 @@ import torch
 from lib.nets.layers import MeanShift
 from lib.nets.sortnet import SortNet
 from lib.training import running_means
-from lib.training.data import Images, batch
+from lib.training.data import batch
+from lib.training.datasets import Images
 
 
 @pytest.fixture
