@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lib.nets.box import Box
 from lib.nets.layers import DistanceLayer, Normalize
 from lib.nets.sealed import PrunedDist, ValidPixels, check_together, lists_take
-from lib.ops.sparse import Shortlists, linf_dist_bounds_of_pixels, linf_dist_of_pixels
+from lib.ops.shortlists import Shortlists
+from lib.ops.sparse import linf_dist_bounds_of_pixels, linf_dist_of_pixels
 
 
 class Chain:

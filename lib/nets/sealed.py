@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lib.nets.box import Box, check_ends
 from lib.nets.layers import LInfDist, Normalize
 from lib.ops import linf_dist_bounds
-from lib.ops.sparse import joined, of_pixels, shortlists
+from lib.ops.shortlists import joined, of_pixels, shortlists
 from lib.ops.sparse import linf_dist as sparse_dist
 from lib.ops.sparse import linf_dist_bounds as sparse_dist_bounds
 

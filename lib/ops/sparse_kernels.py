@@ -1,4 +1,4 @@
-"""Numba kernels of the p = inf distance over shortlists of weights; `sparse.py` makes the lists and calls them.
+"""Numba kernels of the p = inf distance over shortlists of weights; `sparse.py` calls them.
 
 A task owns a share of the tiles of LANES samples side by side: a vector instruction serves WIDTH samples, and a weight
 is read once for all of them. Batches hold at least LANES samples; the last tile reaches back over the one before it, so
@@ -12,6 +12,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from lib.ops.shortlists import LANES, STEP, Shortlists
 from lib.ops.simd import (
     WIDTH,
     aligned,
@@ -29,14 +30,10 @@ from lib.ops.simd import (
 
 Array = NDArray[np.float32]
 Counts = NDArray[np.int64]
-Indices = NDArray[np.int32]
 
-# Of simd.py: Numba's cache does not see changes in other files, so a test holds this to what is imported.
-PARTS = "4cd2963dc3b48571"
+# Of shortlists.py and simd.py: Numba's cache does not see changes in other files, so a test holds this to those.
+PARTS = "d987b50b641f171d"
 
-LANES = 3 * WIDTH
-# Terms between two looks at whether any later one can count.
-STEP = 8
 # From so many samples on, shorter lists repay the look at every term.
 MANY = 256
 # The two lists of a unit.
@@ -120,14 +117,13 @@ def below(x: Any, w: Any) -> Any:
 
 @kernel(inline="always")
 def list_max(
-    term: Callable[..., Any], tile: Array, place: Indices, weight: Array, most: Array, begin: int, end: int,
-    m0: Any, m1: Any, m2: Any,
+    term: Callable[..., Any], tile: Array, lists: Shortlists, begin: int, end: int, m0: Any, m1: Any, m2: Any
 ) -> Any:  # fmt: skip
     """The largest of m0, m1, m2 >= 0 and all terms of the steps begin..end, for each third of a tile of inputs."""
     step = begin
-    while step < end and reached(m0, m1, m2, splat_at(most, step)) != _EVERY_LANE:
+    while step < end and reached(m0, m1, m2, splat_at(lists.most, step)) != _EVERY_LANE:
         for n in range(step * STEP, (step + 1) * STEP):
-            w, at = splat_at(weight, n), offset_at(place, n)
+            w, at = splat_at(lists.weight, n), offset_at(lists.place, n)
             m0 = larger_size(m0, term(load(tile, at), w))
             m1 = larger_size(m1, term(load(tile, at + WIDTH), w))
             m2 = larger_size(m2, term(load(tile, at + 2 * WIDTH), w))
@@ -142,21 +138,18 @@ def reached(m0: Any, m1: Any, m2: Any, limit: Any) -> Any:
 
 
 @kernel(inline="always")
-def unit_max(
-    high: Array, low: Array, begin: Counts, end: Counts, place: Indices, weight: Array, most: Array, floor: Array,
-    o: int,
-) -> Any:  # fmt: skip
+def unit_max(high: Array, low: Array, lists: Shortlists, o: int) -> Any:
     """The largest of floor[o], all high - w above and all w - low below, for each third of the tiles of inputs."""
-    m = splat_at(floor, o)
-    m0, m1, m2 = list_max(above, high, place, weight, most, begin[o, ABOVE], end[o, ABOVE], m, m, m)
-    return list_max(below, low, place, weight, most, begin[o, BELOW], end[o, BELOW], m0, m1, m2)
+    begin, end, m = lists.begin, lists.end, splat_at(lists.floor, o)
+    m0, m1, m2 = list_max(above, high, lists, begin[o, ABOVE], end[o, ABOVE], m, m, m)
+    return list_max(below, low, lists, begin[o, BELOW], end[o, BELOW], m0, m1, m2)
 
 
 @kernel(inline="always")
-def store_shifted(thirds: Any, plus: Array, minus: Array, o: int, outputs: Array, at: int) -> None:
+def store_shifted(thirds: Any, lists: Shortlists, o: int, outputs: Array, at: int) -> None:
     """Unit o to a place in a tile of outputs: (distance + plus[o]) - minus[o], rounded in this order."""
     m0, m1, m2 = thirds
-    add, subtract = splat_at(plus, o), splat_at(minus, o)
+    add, subtract = splat_at(lists.plus, o), splat_at(lists.minus, o)
     store(outputs, at, (m0 + add) - subtract)
     store(outputs, at + WIDTH, (m1 + add) - subtract)
     store(outputs, at + 2 * WIDTH, (m2 + add) - subtract)
@@ -186,60 +179,54 @@ def box_of(lower: Array, upper: Array, shares: int) -> tuple[Array, bool]:
 
 
 @kernel(parallel=True)
-def narrow(
-    begin: Counts, end: Counts, place: Indices, weight: Array, floor: Array, box: Array, new_end: Counts,
-    new_place: Indices, new_weight: Array, new_most: Array, shares: int,
-) -> None:  # fmt: skip
-    """The terms that can exceed the floor of their unit for inputs in the box [2, I], in their order, from begin on.
-
-    Of the units of `begin` [O, 2], which may be fewer than those of the lists.
-    """
-    reach = np.empty(len(weight), np.float32)
+def narrow(lists: Shortlists, box: Array, new: Shortlists, shares: int) -> None:
+    """To `new` the terms of the first layer that can exceed the floor of their unit for inputs in the box [2, I]."""
+    units, reach = lists.widths[1], np.empty(len(lists.weight), np.float32)
+    # by names of their own: Numba takes a loop that writes to fields of a tuple for one without effect
+    new_end, new_place, new_weight, new_most = new.end, new.place, new.weight, new.most
     for share in prange(shares):
-        for o in range(len(begin) * share // shares, len(begin) * (share + 1) // shares):
+        for o in range(units * share // shares, units * (share + 1) // shares):
             for side, sign in ((ABOVE, np.float32(1)), (BELOW, np.float32(-1))):
+                begin, floor = lists.begin[o, side], lists.floor[o]
                 # unsigned: of an index that could be negative, Numba asks every time whether it is
-                kept, least_distance = np.uint64(begin[o, side] * STEP), floor[o]
-                for n in range(kept, np.uint64(end[o, side] * STEP)):
-                    at, w = place[n], weight[n]
+                kept = np.uint64(begin * STEP)
+                for n in range(kept, np.uint64(lists.end[o, side] * STEP)):
+                    at, w = lists.place[n], lists.weight[n]
                     now = sign * (box[1 - side, np.uint64(at) // np.uint64(LANES)] - w)
                     new_place[kept], new_weight[kept], reach[kept] = at, w, now  # overwritten unless it counts
-                    kept += np.uint64(now > least_distance)
+                    kept += np.uint64(now > floor)
                 new_end[o, side] = (kept + np.uint64(STEP - 1)) // np.uint64(STEP)
                 last = kept - np.uint64(1)
                 for n in range(kept, np.uint64(new_end[o, side] * STEP)):
                     new_place[n], new_weight[n], reach[n] = new_place[last], new_weight[last], reach[last]
                 largest = _ZERO
-                for step in range(new_end[o, side] - 1, begin[o, side] - 1, -1):
+                for step in range(new_end[o, side] - 1, begin - 1, -1):
                     for n in range(step * STEP, (step + 1) * STEP):
                         largest = max(largest, reach[n])
                     new_most[step] = largest
 
 
 @kernel(parallel=True)
-def forward(
-    x: Array, mean: Array, std: Array, widths: Counts, begin: Counts, end: Counts, place: Indices, weight: Array,
-    most: Array, floor: Array, plus: Array, minus: Array, y: Array, sizes: Array, shares: int,
-) -> None:  # fmt: skip
+def forward(x: Array, lists: Shortlists, y: Array, sizes: Array, shares: int) -> None:
     """x [B, I] through layers of widths[n] inputs and widths[n + 1] units, which stand one after another in the lists.
 
     The first takes (x - mean) / std. y [B, O] = (distance + plus) - minus of the last; sizes [B], the largest size of
     what the first takes and of all values on the way.
     """
-    samples, widest = len(x), widths.max()
+    samples, widths, widest = len(x), lists.widths, lists.widths.max()
     for share in prange(shares):
         inputs, outputs, largest = aligned(LANES * widest), aligned(LANES * widest), aligned(LANES)
         t0, t1 = tiles_of(share, shares, samples)
         for t in range(t0, t1):
             b, first = min(t * LANES, samples - LANES), 0
-            fill_tile(x, b, mean, std, inputs)
+            fill_tile(x, b, lists.mean, lists.std, inputs)
             largest[:] = _ZERO
             raise_sizes(largest, inputs, widths[0], _ZERO)
             for n in range(1, len(widths)):
                 for o in range(widths[n]):
-                    thirds = unit_max(inputs, inputs, begin, end, place, weight, most, floor, first + o)
-                    store_shifted(thirds, plus, minus, first + o, outputs, o * LANES)
-                offset = largest_entry(plus, first, widths[n]) + largest_entry(minus, first, widths[n])
+                    thirds = unit_max(inputs, inputs, lists, first + o)
+                    store_shifted(thirds, lists, first + o, outputs, o * LANES)
+                offset = largest_entry(lists.plus, first, widths[n]) + largest_entry(lists.minus, first, widths[n])
                 raise_sizes(largest, outputs, widths[n], offset)
                 inputs, outputs = outputs, inputs
                 first += widths[n]
@@ -249,26 +236,25 @@ def forward(
 
 @kernel(parallel=True)
 def forward_bounds(
-    lower: Array, upper: Array, mean: Array, std: Array, widths: Counts, begin: Counts, end: Counts, place: Indices,
-    weight: Array, most: Array, floor: Array, plus: Array, minus: Array, least: Array, greatest: Array, shares: int,
+    lower: Array, upper: Array, lists: Shortlists, least: Array, greatest: Array, shares: int
 ) -> None:  # fmt: skip
     """The least and greatest outputs over boxes, [B, O] each, of the same layers; each hands on its own to the next."""
-    samples, widest = len(lower), widths.max()
+    samples, widths, widest = len(lower), lists.widths, lists.widths.max()
     for share in prange(shares):
         low, high = aligned(LANES * widest), aligned(LANES * widest)
         small, large = aligned(LANES * widest), aligned(LANES * widest)
         t0, t1 = tiles_of(share, shares, samples)
         for t in range(t0, t1):
             b, first = min(t * LANES, samples - LANES), 0
-            fill_tile(lower, b, mean, std, low)
-            fill_tile(upper, b, mean, std, high)
+            fill_tile(lower, b, lists.mean, lists.std, low)
+            fill_tile(upper, b, lists.mean, lists.std, high)
             for n in range(1, len(widths)):
                 for o in range(widths[n]):
                     unit, at = first + o, o * LANES
-                    shortest = unit_max(low, high, begin, end, place, weight, most, floor, unit)
-                    longest = unit_max(high, low, begin, end, place, weight, most, floor, unit)
-                    store_shifted(shortest, plus, minus, unit, small, at)
-                    store_shifted(longest, plus, minus, unit, large, at)
+                    shortest = unit_max(low, high, lists, unit)
+                    longest = unit_max(high, low, lists, unit)
+                    store_shifted(shortest, lists, unit, small, at)
+                    store_shifted(longest, lists, unit, large, at)
                 low, high, small, large = small, large, low, high
                 first += widths[n]
             store_tile(low, least, b)
@@ -287,56 +273,45 @@ def new_until(count: int, a: Any) -> Any:
 
 
 @kernel()
-def within_box(
-    lower: Array, upper: Array, mean: Array, std: Array, widths: Counts, begin: Counts, end: Counts, place: Indices,
-    weight: Array, most: Array, floor: Array, shares: int,
-) -> tuple[bool, Counts, Indices, Array, Array]:  # fmt: skip
-    """Whether all boxes lie in [0, 1]; end, place, weight and most without what cannot count in the box of many.
+def within_box(lower: Array, upper: Array, lists: Shortlists, shares: int) -> tuple[Shortlists, bool]:
+    """The lists without what cannot count in the box of a large batch, and whether all its boxes lie in [0, 1].
 
     Those of the first layer alone: the values of others vary more, and the look costs as much as it saves.
     """
     box, inside = box_of(lower, upper, shares)
     if len(lower) < MANY:
-        return inside, end, place, weight, most
+        return lists, inside
     for side in range(2):
-        box[side] = (box[side] - mean) / std
-    units = widths[1]
-    steps = end[units - 1, BELOW]
-    new_end, new_most = new_until(units, end), new_until(steps, most)
-    new_place, new_weight = new_until(STEP * steps, place), new_until(STEP * steps, weight)
-    narrow(begin[:units], end, place, weight, floor, box, new_end, new_place, new_weight, new_most, shares)
-    return inside, new_end, new_place, new_weight, new_most
+        box[side] = (box[side] - lists.mean) / lists.std
+    units = lists.widths[1]
+    steps = lists.end[units - 1, BELOW]
+    new = Shortlists(
+        lists.mean, lists.std, lists.widths, lists.begin,
+        new_until(units, lists.end), new_until(STEP * steps, lists.place), new_until(STEP * steps, lists.weight),
+        new_until(steps, lists.most), lists.floor, lists.plus, lists.minus,
+    )  # fmt: skip
+    narrow(lists, box, new, shares)
+    return new, inside
 
 
 @kernel()
-def forward_of_pixels(
-    x: Array, mean: Array, std: Array, widths: Counts, begin: Counts, end: Counts, place: Indices, weight: Array,
-    most: Array, floor: Array, plus: Array, minus: Array, y: Array, sizes: Array, shares: int,
-) -> bool:  # fmt: skip
+def forward_of_pixels(x: Array, lists: Shortlists, y: Array, sizes: Array, shares: int) -> bool:
     """`forward` where all pixels lie in [0, 1], by what can count in their box; whether they do.
 
     In one call, since between two of them Python finds nothing in the cache any more.
     """
-    inside, end, place, weight, most = within_box(
-        x, x, mean, std, widths, begin, end, place, weight, most, floor, shares
-    )  # fmt: skip
+    lists, inside = within_box(x, x, lists, shares)
     if inside:
-        forward(x, mean, std, widths, begin, end, place, weight, most, floor, plus, minus, y, sizes, shares)
+        forward(x, lists, y, sizes, shares)
     return inside
 
 
 @kernel()
 def forward_bounds_of_pixels(
-    lower: Array, upper: Array, mean: Array, std: Array, widths: Counts, begin: Counts, end: Counts, place: Indices,
-    weight: Array, most: Array, floor: Array, plus: Array, minus: Array, least: Array, greatest: Array, shares: int,
+    lower: Array, upper: Array, lists: Shortlists, least: Array, greatest: Array, shares: int
 ) -> bool:  # fmt: skip
     """The same for boxes."""
-    inside, end, place, weight, most = within_box(
-        lower, upper, mean, std, widths, begin, end, place, weight, most, floor, shares
-    )  # fmt: skip
+    lists, inside = within_box(lower, upper, lists, shares)
     if inside:
-        forward_bounds(
-            lower, upper, mean, std, widths, begin, end, place, weight, most, floor, plus, minus, least, greatest,
-            shares,
-        )  # fmt: skip
+        forward_bounds(lower, upper, lists, least, greatest, shares)
     return inside

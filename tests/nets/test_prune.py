@@ -75,8 +75,7 @@ def test_a_large_batch_in_a_small_box_leaves_out_more_and_changes_nothing(seed: 
     x = ends.amin(0) + (ends.amax(0) - ends.amin(0)) * x
     pruned = prune(net)
     pixels, lists = x.flatten(1).numpy(), pruned.normalize.lists
-    _, end, place, weight, most = sparse_kernels.within_box(pixels, pixels, *lists[:-2], 2)
-    narrow = lists._replace(end=end, place=place, weight=weight, most=most)
+    narrow, _ = sparse_kernels.within_box(pixels, pixels, lists, 2)
     assert narrow.kept().sum() < 0.9 * lists.kept().sum()
     assert_equal(net, pruned, x, 0.01)
 

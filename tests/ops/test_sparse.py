@@ -1,3 +1,5 @@
+"""Shortlists, what a batch leaves out of them, and the distances and bounds over them against the reference."""
+
 import itertools
 import math
 
@@ -7,17 +9,18 @@ import torch
 from torch import Tensor
 
 from lib.ops import reference, sparse, sparse_kernels
+from lib.ops.shortlists import LANES, STEP, Shortlists, joined, of_pixels, shortlists
 
 SHAPES = [(1, 1, 1), (3, 63, 10), (33, 257, 65), (64, 100, 7), (70, 30, 40)]
 
 
-def random_case(b: int, i: int, o: int) -> tuple[Tensor, Tensor, sparse.Shortlists]:
+def random_case(b: int, i: int, o: int) -> tuple[Tensor, Tensor, Shortlists]:
     """Inputs in [-1, 1] and the shortlists of the whole of that box, with the constants of `shifted`."""
     generator = torch.Generator().manual_seed(b * 1000 + i * 10 + o)
     x, w = 2 * torch.rand(b, i, generator=generator) - 1, torch.randn(o, i, generator=generator)
     side = torch.ones(1, i)
     floor, _ = reference.linf_dist_bounds(-side, side, w)
-    return x, w, sparse.shortlists(w, side - w, w + side, floor[0], *constants(o))
+    return x, w, shortlists(w, side - w, w + side, floor[0], *constants(o))
 
 
 def shifted(distances: Tensor) -> Tensor:
@@ -25,9 +28,9 @@ def shifted(distances: Tensor) -> Tensor:
     return (distances + plus) - minus
 
 
-def bare(w: Tensor, above: Tensor, below: Tensor, floor: Tensor) -> sparse.Shortlists:
+def bare(w: Tensor, above: Tensor, below: Tensor, floor: Tensor) -> Shortlists:
     """Shortlists of distances without constants."""
-    return sparse.shortlists(w, above, below, floor, torch.zeros(len(w)), torch.zeros(len(w)))
+    return shortlists(w, above, below, floor, torch.zeros(len(w)), torch.zeros(len(w)))
 
 
 def constants(o: int) -> tuple[Tensor, Tensor]:
@@ -55,7 +58,7 @@ def test_bounds_are_those_over_all_weights(shape: tuple[int, int, int]) -> None:
 Stack = list[tuple[Tensor, Tensor, Tensor]]
 
 
-def stack_case(samples: int, *widths: int) -> tuple[Tensor, Stack, sparse.Shortlists]:
+def stack_case(samples: int, *widths: int) -> tuple[Tensor, Stack, Shortlists]:
     """Pixels, the weights and constants of layers for pixels less 0.4 over 0.3, and the shortlists of all of them."""
     generator = torch.Generator().manual_seed(samples)
     x = torch.rand(samples, widths[0], generator=generator)
@@ -65,9 +68,9 @@ def stack_case(samples: int, *widths: int) -> tuple[Tensor, Stack, sparse.Shortl
         w, plus, minus = (2 * torch.randn(units, n, generator=generator) for n in (inputs, 1, 1))
         floor, most = reference.linf_dist_bounds(lower, upper, w)
         layers.append((w, plus[:, 0], minus[:, 0]))
-        lists.append(sparse.shortlists(w, upper - w, w - lower, floor[0], *layers[-1][1:]))
+        lists.append(shortlists(w, upper - w, w - lower, floor[0], *layers[-1][1:]))
         lower, upper = ((end + plus[:, 0]) - minus[:, 0] for end in (floor, most))
-    return x, layers, sparse.of_pixels(sparse.joined(lists), torch.full((widths[0],), 0.4), 0.3)
+    return x, layers, of_pixels(joined(lists), torch.full((widths[0],), 0.4), 0.3)
 
 
 def passed(v: Tensor, layers: Stack) -> list[Tensor]:
@@ -105,13 +108,17 @@ def test_a_batch_of_boxes_passes_layer_by_layer(sizes: tuple[int, ...]) -> None:
         assert all(map(torch.equal, got, box))
 
 
-def rows(lists: sparse.Shortlists) -> list[slice]:
+def rows(lists: Shortlists) -> list[slice]:
     """The steps of every list: of each unit those above and those below."""
     return [slice(*ends) for ends in zip(lists.begin.flat, lists.end.flat, strict=True)]
 
 
 def terms(steps: slice) -> slice:
-    return slice(sparse_kernels.STEP * steps.start, sparse_kernels.STEP * steps.stop)
+    return slice(STEP * steps.start, STEP * steps.stop)
+
+
+def test_a_tile_is_as_wide_as_the_kernels_registers() -> None:
+    assert LANES == 3 * sparse_kernels.WIDTH
 
 
 def test_a_list_leaves_out_what_cannot_exceed_the_floor() -> None:
@@ -121,9 +128,8 @@ def test_a_list_leaves_out_what_cannot_exceed_the_floor() -> None:
     lists = bare(weight, above, below, torch.tensor([2.0, 1.0]))
     assert lists.begin.tolist() == [[0, 1], [2, 3]] and lists.end.tolist() == [[1, 2], [3, 3]]
     # In the order of the most that each can be: 4 above 1.0, 3 above -2.0; the last fills up the step.
-    step = sparse_kernels.STEP
-    found = np.stack([lists.place // sparse_kernels.LANES, lists.weight], 1).reshape(3, step, 2).tolist()
-    assert found == [[[2, 1], *[[3, -2]] * (step - 1)], [[1, 5]] * step, [[0, 3]] * step]
+    found = np.stack([lists.place // LANES, lists.weight], 1).reshape(3, STEP, 2).tolist()
+    assert found == [[[2, 1], *[[3, -2]] * (STEP - 1)], [[1, 5]] * STEP, [[0, 3]] * STEP]
     assert lists.most.tolist() == [4, 2.5, 9]
     assert lists.kept().tolist() == [[False, True, True, True], [True, False, False, False]]
 
@@ -132,12 +138,12 @@ def test_no_term_of_a_step_or_behind_it_can_be_more_than_its_most() -> None:
     _, w, lists = random_case(33, 257, 65)
     sides = torch.stack([1 - w, w + 1], 1).flatten(0, 1).numpy()
     for most, floor, steps in zip(sides, lists.floor.repeat(2), rows(lists), strict=True):
-        columns = lists.place[terms(steps)].reshape(-1, sparse_kernels.STEP) // sparse_kernels.LANES
+        columns = lists.place[terms(steps)].reshape(-1, STEP) // LANES
         assert np.array_equal(most[columns].max(1), lists.most[steps])
         assert (np.diff(lists.most[steps]) <= 0).all() and (lists.most[steps] > floor).all()
 
 
-def narrow_case() -> tuple[Tensor, Tensor, Tensor, sparse.Shortlists]:
+def narrow_case() -> tuple[Tensor, Tensor, Tensor, Shortlists]:
     """As many boxes as are worth a look, in which many inputs do not move and none takes its whole range."""
     x, w, lists = random_case(600, 61, 35)
     x = 0.2 + 0.5 * x
@@ -145,16 +151,14 @@ def narrow_case() -> tuple[Tensor, Tensor, Tensor, sparse.Shortlists]:
     return x - 0.1, x, w, lists
 
 
-def reaches(lists: sparse.Shortlists, steps: slice, row: int, lower: Tensor, upper: Tensor) -> np.ndarray:
+def reaches(lists: Shortlists, steps: slice, row: int, lower: Tensor, upper: Tensor) -> np.ndarray:
     """What the terms of a list are at most in a box."""
-    columns, weight = lists.place[terms(steps)] // sparse_kernels.LANES, lists.weight[terms(steps)]
+    columns, weight = lists.place[terms(steps)] // LANES, lists.weight[terms(steps)]
     return weight - lower.numpy()[columns] if row % 2 else upper.numpy()[columns] - weight
 
 
-def narrowed(lists: sparse.Shortlists, lower: Tensor, upper: Tensor) -> sparse.Shortlists:
-    arrays = lower.numpy(), upper.numpy(), *lists[:-2]  # all but plus and minus
-    _, end, place, weight, most = sparse_kernels.within_box(*arrays, torch.get_num_threads())
-    return lists._replace(end=end, place=place, weight=weight, most=most)
+def narrowed(lists: Shortlists, lower: Tensor, upper: Tensor) -> Shortlists:
+    return sparse_kernels.within_box(lower.numpy(), upper.numpy(), lists, torch.get_num_threads())[0]
 
 
 def test_narrowed_lists_hold_what_can_count_for_any_sample_in_the_same_order() -> None:
@@ -166,7 +170,7 @@ def test_narrowed_lists_hold_what_can_count_for_any_sample_in_the_same_order() -
         counts = reaches(lists, whole, row, *ends) > lists.floor[row // 2]
         wanted, found = lists.place[terms(whole)][counts], narrow.place[terms(left)]
         assert np.array_equal(found[: len(wanted)], wanted) and (found[len(wanted) :] == wanted[-1:]).all()
-        most = reaches(narrow, left, row, *ends).reshape(-1, sparse_kernels.STEP).max(1, initial=0)
+        most = reaches(narrow, left, row, *ends).reshape(-1, STEP).max(1, initial=0)
         assert np.array_equal(narrow.most[left], np.maximum.accumulate(most[::-1])[::-1])
     assert (narrow.end - narrow.begin).sum() < 0.8 * (lists.end - lists.begin).sum()
     assert (narrow.kept() <= lists.kept()).all() and narrow.kept().sum() < lists.kept().sum()
@@ -248,21 +252,20 @@ def test_a_batch_with_an_invalid_pixel_is_told(place: tuple[int, int], value: fl
 
 @pytest.mark.parametrize("late", [0, 17, 40, 70])
 def test_a_tile_stops_once_no_later_term_can_count_for_any_of_its_samples(late: int) -> None:
-    step = sparse_kernels.STEP
     # The terms behind the first step give 100, against what is said of them: who sees it has looked.
-    weight = torch.cat([torch.full((1, step), -3.0), torch.full((1, step), -100.0)], 1)
-    above = torch.cat([torch.full((1, step), 4.0), torch.full((1, step), 2.5)], 1)
+    weight = torch.cat([torch.full((1, STEP), -3.0), torch.full((1, STEP), -100.0)], 1)
+    above = torch.cat([torch.full((1, STEP), 4.0), torch.full((1, STEP), 2.5)], 1)
     lists = bare(weight, above, torch.zeros_like(above), torch.zeros(1))
-    x = torch.zeros(150, 2 * step)
+    x = torch.zeros(150, 2 * STEP)
     assert (sparse.linf_dist(x, lists)[0] == 3).all()
     x[late] = -1  # 2 is less than 2.5: the tiles of this sample must look
     looked = sparse.linf_dist(x, lists)[0][:, 0] > 90
-    assert looked[late] and looked.sum() <= 2 * sparse_kernels.LANES
+    assert looked[late] and looked.sum() <= 2 * LANES
 
 
 def test_empty_lists_give_the_floor() -> None:
     nothing = torch.zeros(2, 3)
-    lists = sparse.shortlists(nothing, nothing, nothing, torch.tensor([1.5, 2.5]), torch.zeros(2), torch.ones(2))
+    lists = shortlists(nothing, nothing, nothing, torch.tensor([1.5, 2.5]), torch.zeros(2), torch.ones(2))
     assert len(lists.place) == len(lists.most) == 0 and not lists.kept().any()
     y, size = sparse.linf_dist(torch.ones(2, 3), lists)
     assert y.tolist() == [[0.5, 1.5]] * 2 and size.tolist() == [2.5, 2.5]
