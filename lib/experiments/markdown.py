@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from lib.experiments.orders import ASSUMED_SPREAD, VERDICTS
 from lib.experiments.summary import rounded, rounded_down, shown_eps, with_spread
 
 _DAGGER = "†"
@@ -28,6 +29,12 @@ _FOLLOW_UPS = "Paper: its robust accuracies are after 100 steps of PGD."
 _SECONDS = (
     "Seconds of training per epoch. Ours: the median epoch of a run, of another net on another machine: to be read "
     "beside its FLOPs (Table 1 has the paper's), and no comparison of speed."
+)
+
+_ORDERS = (
+    "Points of accuracy, the row that the paper puts first minus the other: means over seeds, at the largest budget at "
+    "which both were run on equal data. ±: the spread of such a difference between two single runs, from the spreads "
+    f"of the rows (of one run alone: {ASSUMED_SPREAD:g} point); what does not exceed it is too close to say."
 )
 
 # how a column that names a row is headed and printed
@@ -87,6 +94,20 @@ def claims_page(frame: pd.DataFrame) -> str:
             known |= {_HEADS[name]: with_spread(row, name) for name in (*_ACCURACIES, "certified_margin")}
         cells.append(known | _beside_the_paper(row) | ({"Device": row["device"]} if row["runs"] else {}))
     return _grid(cells) + _notes([f"{_PERCENT} {_PAPER}", *_how(frame, _ACCURACIES)], frame)
+
+
+def orders_page(frame: pd.DataFrame) -> str:
+    """How many orders hold; then for each comparison of the paper its difference, ours with its spread, the verdict."""
+    cells = []
+    for _, row in frame.iterrows():
+        known = {"In": row["place"], "The paper's claim": row["claim"], "Measure": _HEADS[row["measure"]]}
+        known["Points: paper"] = _signed(row["paper"], rounded)
+        if row["budget"]:
+            known["Points: ours"] = f"{_signed(row['ours'], rounded)} ± {rounded(row['spread'])}"
+            known["Our runs"] = f"{_budget(row)}, {' and '.join(map(str, row['runs']))}"
+        cells.append(known | {"The order here": row["verdict"]})
+    counts = ", ".join(f"{word} {(frame['verdict'] == word).sum()}" for word in VERDICTS)
+    return f"**Of {len(frame)} orders: {counts}.**\n\n{_grid(cells)}" + _notes([_ORDERS], frame)
 
 
 def overview_page(frame: pd.DataFrame) -> str:

@@ -44,6 +44,11 @@ def published(number: int | str) -> pd.DataFrame:
     return _read(FOLDER / f"{page_name(number)}.csv").copy()
 
 
+def comparisons() -> pd.DataFrame:
+    """Which row the paper, or a follow-up, puts above which: place, claim, first, second (recipes), measure."""
+    return pd.read_csv(FOLDER / "comparisons.csv")
+
+
 def follows_up(recipe: str) -> bool:
     """Whether a recipe is a follow-up's, whose robust accuracies are after PGD-100 and not after the paper's PGD-20."""
     return recipe in set(published(FOLLOWUPS)["recipe"])

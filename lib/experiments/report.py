@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from lib.experiments.figures import plot_confusion, plot_history, plot_radii, plot_runs
-from lib.experiments.markdown import claims_page, overview_page, table_page
+from lib.experiments.markdown import claims_page, orders_page, overview_page, table_page
+from lib.experiments.orders import orders
 from lib.experiments.published import PRINTED, follows_up, page_name, published, published_row, tables
 from lib.experiments.record import Record
 from lib.experiments.summary import (
@@ -108,8 +109,8 @@ def standing(record: Record) -> pd.DataFrame:
 
 
 def write_tables(results: str | Path, folder: str | Path) -> list[Path]:
-    """Writes into `folder` tableN.md for every table kept, table1-DATASET.md for its parts, followups.md, claims.md and
-    overview.md.
+    """Writes into `folder` tableN.md for every table kept, table1-DATASET.md for its parts, followups.md, claims.md,
+    overview.md and orders.md.
 
     The same ledger gives the same bytes, and a number is in no page unless its record is in the ledger.
     """
@@ -119,7 +120,11 @@ def write_tables(results: str | Path, folder: str | Path) -> list[Path]:
     frames |= {f"table1-{name.lower()}": part for name, part in frames["table1"].groupby("dataset", sort=False)}
     pages = {f"{name}.md": table_page(frame) for name, frame in frames.items()}
     ours = claims(results)
-    pages |= {"claims.md": claims_page(ours), "overview.md": overview_page(ours)}
+    pages |= {
+        "claims.md": claims_page(ours),
+        "overview.md": overview_page(ours),
+        "orders.md": orders_page(orders(results)),
+    }
     for name, text in pages.items():
         with replacing(folder / name) as new:
             new.write_text(_GENERATED + text, encoding="utf-8")
