@@ -1,8 +1,9 @@
 # Every row of every table as a target: snakemake --cores 2 quick, or one row: results/mnist/linf-dist-net/laptop-0.json
 #
 # A row is an executed notebook, which trains and evaluates in runs/, and the record that it leaves, copied to results/.
-# Finished rows, those of this book too, are not run again (-d DIR makes all of them, in DIR); a row that was stopped goes on from its last checkpoint. Those are written every quarter
-# of a minute, or as often as takes a fiftieth of the time: every few minutes at the paper's widths.
+# Finished rows, those of this book too, are not run again (-d DIR makes all of them, in DIR); a row that was stopped
+# goes on from its last checkpoint. Those are written every quarter of a minute, or as often as takes a fiftieth of the
+# time: every few minutes at the paper's widths.
 #
 # --config recipes=mnist/linf-dist-net,cifar10/linf-dist-net seeds=0,1,2 data_root=DIR device=cpu threads=2
 
