@@ -10,6 +10,7 @@ from lib.experiments.record import Record, Table
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -85,7 +86,7 @@ def plot_history(record: Record) -> "Figure":
 
 def plot_runs(runs: "Mapping[str, tuple[Record, Table]]") -> "Figure":
     """Runs by name, beside each other: training accuracy against the epoch (at p = inf drawn solid), certified accuracy
-    against the radius, with the paper's number for a recipe marked at its own."""
+    against the radius (line: by margin, diamond: by intervals), and the paper's number for a recipe at its own."""
     figure, (training, certified) = styled(2, height=6.4, shared=False)
     for (name, (record, table)), color in coloured(runs):
         epoch, accuracy = _column(record, "epoch"), 100 * _column(record, "accuracy")
@@ -95,15 +96,37 @@ def plot_runs(runs: "Mapping[str, tuple[Record, Table]]") -> "Figure":
         edges, proved = _proved(table)
         certified.step(edges, proved, where="post", color=color, label=name)
         certified.axvline(record.eps, color="#999999", linewidth=0.9, linestyle=":")
+        if "interval" in record.certified:
+            certified.plot(record.eps, record.percent(record.certified["interval"]), "D", color=color)
         paper = published_row(record.recipe.name, record.eps)
         if paper is not None and not np.isnan(paper["certified"]):
             certified.plot(record.eps, paper["certified"], "v", label=f"{name} ({_whose(record)})", **_hollow(color))
     training.set(xlabel="epoch (dashed: finite p, solid: p = inf)", ylabel="training accuracy (%)")
-    certified.set(xlabel="radius eps (pixels, full range = 1)", ylabel="certified by margin (%)", ylim=(0, None))
+    certified.set(xlabel="radius eps (pixels, full range = 1)", ylabel="certified (%)", ylim=(0, None))
     first, _ = next(iter(runs.values()))
     training.set_title(_title(first).partition(", ")[2], loc="left")
     for axes in (training, certified):
         axes.legend(frameon=False)
+    return figure
+
+
+def plot_rows(frame: "pd.DataFrame", measure: str, panel: str, row: str) -> "Figure":
+    """Rows of `report.table` at one budget, a panel for each value of column `panel`: the paper's `measure`, and ours.
+
+    Ours are means over seeds, with their standard deviation where there are several; `row` names the marks of a panel.
+    """
+    parts = list(frame.groupby(panel, sort=False))
+    figure, panels = styled(len(parts), height=2.4 * len(parts), shared=False)
+    for axes, (name, part) in zip(panels, parts, strict=True):
+        places = range(len(part))
+        axes.plot(places, part[f"paper_{measure}"], "o", label="paper", **_hollow(PAPER))
+        spread = part[f"{measure}_spread"].fillna(0)
+        axes.errorbar(places, part[measure], spread, fmt="o", color=CERTIFIED, capsize=4, label="ours")
+        axes.set(ylim=(0, None), ylabel=f"{measure} accuracy (%)")
+        axes.set_title(name, loc="left")
+        axes.set_xticks(places, part[row])
+    panels[-1].set_xlabel(row)
+    panels[-1].legend(loc="lower right", frameon=False)
     return figure
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.experiments.figures import plot_confusion, plot_history, plot_radii, plot_runs
+from lib.experiments.figures import plot_confusion, plot_history, plot_radii, plot_rows, plot_runs
 from lib.experiments.markdown import claims_page, orders_page, overview_page, table_page
 from lib.experiments.orders import orders
 from lib.experiments.published import PRINTED, follows_up, page_name, published, published_row, tables
@@ -34,6 +34,7 @@ __all__ = [
     "plot_confusion",
     "plot_history",
     "plot_radii",
+    "plot_rows",
     "plot_runs",
     "rounded",
     "rounded_down",

@@ -411,14 +411,16 @@ class TestFigures:
         runs = {row: make_run(f"cifar10/ablation-{row}", seed=seed, n=100) for seed, row in enumerate("ae")}
         training, proved = report.plot_runs(runs).axes
         assert [line.get_label() for line in training.lines[1::2]] == ["a", "e"]
-        assert [(line.get_label(), *line.get_ydata()) for line in proved.lines[2::3]] == [
+        assert [(line.get_label(), *line.get_ydata()) for line in proved.lines[3::4]] == [
             ("a (paper)", 7.02),
             ("e (paper)", 33.30),
         ]
+        by_intervals = [record.percent(record.certified["interval"]) for record, _ in runs.values()]
+        assert [float(line.get_ydata()[0]) for line in proved.lines[2::4]] == by_intervals
         for whole, settled, (record, _) in zip(training.lines[::2], training.lines[1::2], runs.values(), strict=True):
             accuracy, infinite = whole.get_ydata(), [math.isinf(row["p"]) for row in record.history]
             np.testing.assert_array_equal(settled.get_ydata(), np.where(infinite, accuracy, np.nan))
-        for line, (_, table) in zip(proved.lines[::3], runs.values(), strict=True):
+        for line, (_, table) in zip(proved.lines[::4], runs.values(), strict=True):
             for radius, percent in zip(*line.get_data(), strict=True):
                 assert percent == pytest.approx(100 * np.mean(table.radius > radius))
 
@@ -431,6 +433,21 @@ class TestFigures:
             predicted = table.prediction[table.label == label]
             assert shown[label] == pytest.approx([100 * np.mean(predicted == other) for other in range(10)])
         assert [text.get_text() for text in axes.get_yticklabels()] == names
+
+    def test_rows_stand_beside_the_papers_with_their_spread(self, tmp_path: Path, make_run: Run) -> None:
+        for name, seeds in (("ablation-a", 1), ("ablation-c", 3), ("ablation-c-mlp", 1)):
+            for seed in range(seeds):
+                ledger.write(*make_run(f"cifar10/{name}", seed=seed), tmp_path)
+        frame = report.table(3, tmp_path)
+        frame = frame[frame["runs"] > 0]
+        net, head = report.plot_rows(frame, "certified", panel="method", row="row").axes
+        assert [label.get_text() for label in net.get_xticklabels()] == ["A", "C"]
+        assert list(net.lines[0].get_ydata()) == [7.02, 32.71] and list(head.lines[0].get_ydata()) == [35.02]
+        (ours,) = net.containers
+        assert list(ours.lines[0].get_ydata()) == list(frame["certified"][:2])
+        (bars,) = ours.lines[2]
+        heights = [top - bottom for (_, bottom), (_, top) in bars.get_segments()]
+        assert heights == pytest.approx([0, 2 * frame["certified_spread"].iloc[1]])
 
     def test_a_figure_belongs_to_no_window(self, make_run: Run) -> None:
         import matplotlib.pyplot as plt
