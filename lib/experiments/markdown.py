@@ -23,7 +23,7 @@ _BEST = (
 )
 _PAPER = (
     "Paper: Table 1's l_inf-dist rows are medians of 8 runs; for `*/linf-dist-net-v2` and `*/sortnet` it is the "
-    "follow-up that proposed them."
+    "follow-up that proposed them, for the latter the median of 8 released runs."
 )
 _FOLLOW_UPS = "Paper: its robust accuracies are after 100 steps of PGD."
 _SECONDS = (
@@ -108,6 +108,11 @@ def orders_page(frame: pd.DataFrame) -> str:
         cells.append(known | {"The order here": row["verdict"]})
     counts = ", ".join(f"{word} {(frame['verdict'] == word).sum()}" for word in VERDICTS)
     return f"**Of {len(frame)} orders: {counts}.**\n\n{_grid(cells)}" + _notes([_ORDERS], frame)
+
+
+def settings_page(frame: pd.DataFrame) -> str:
+    """The rows of `settings` as they are."""
+    return _grid(frame.to_dict("records"))
 
 
 def overview_page(frame: pd.DataFrame) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pandas as pd
 
 from lib.experiments.figures import plot_confusion, plot_history, plot_radii, plot_rows, plot_runs
-from lib.experiments.markdown import claims_page, orders_page, overview_page, table_page
+from lib.experiments.markdown import claims_page, orders_page, overview_page, settings_page, table_page
 from lib.experiments.orders import orders
 from lib.experiments.published import PRINTED, follows_up, page_name, published, published_row, tables
 from lib.experiments.record import Record
+from lib.experiments.settings import settings
 from lib.experiments.summary import (
     MEASURES,
     difference,
@@ -111,7 +112,7 @@ def standing(record: Record) -> pd.DataFrame:
 
 def write_tables(results: str | Path, folder: str | Path) -> list[Path]:
     """Writes into `folder` tableN.md for every table kept, table1-DATASET.md for its parts, followups.md, claims.md,
-    overview.md and orders.md.
+    overview.md, orders.md and settings.md.
 
     The same ledger gives the same bytes, and a number is in no page unless its record is in the ledger.
     """
@@ -125,6 +126,7 @@ def write_tables(results: str | Path, folder: str | Path) -> list[Path]:
         "claims.md": claims_page(ours),
         "overview.md": overview_page(ours),
         "orders.md": orders_page(orders(results)),
+        "settings.md": settings_page(settings()),
     }
     for name, text in pages.items():
         with replacing(folder / name) as new:

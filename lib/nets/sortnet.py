@@ -24,7 +24,8 @@ class SortLinear(LInfDist):
     c_k = q (1 - q)^(k-1) / (1 - (1-q)^K), k = 1..K: nonnegative of sum 1, so a neuron is 1-Lipschitz in l_inf like the
     distance itself, which is q = 1. In training no neuron sorts: each input is kept with probability q, and the largest
     of the kept distances has the expectation sum_k q (1-q)^(k-1) |x - w|_(k). Samples share their kept inputs in groups
-    of `GROUP`; how many are kept is drawn once for all groups, from torch's generator like any dropout.
+    of `GROUP`; how many are kept is drawn once for all groups, from torch's generator like any dropout. (The mean shift
+    below is over all samples; in the released code, over those whose group keeps the unit.)
 
     At finite p training takes the l_p distance over the kept inputs. In evaluation it is q^(1/p) ||x - w||_p, whose
     p-th power is the mean of that: a smooth companion for attacks. Certificates speak of p = inf.

@@ -13,9 +13,9 @@ CHUNK = 1000  # images at a time; the result depends on it, since each chunk is 
 def collect_running_means_(net: DistanceNet, images: Images) -> None:
     """Sets every running mean to the average over `images` of what its layer gives at p = inf in evaluation mode.
 
-    As in the released code of SortNet: one pass in order, each chunk shifted by its own means on the way, the running
-    means averaging over the images seen so far. Of images larger than the net's it takes the middle. The net comes back
-    in evaluation mode; no draw is made.
+    As the released code of SortNet does, but for its crops and flips: one pass in order, each chunk shifted by its own
+    means on the way, the running means averaging over the images seen so far. Of images larger than the net's it takes
+    the middle. The net comes back in evaluation mode; no draw is made.
     """
     shifts = [layer.shift for layer in net.eval().stack() if layer.shift is not None]
     momenta = [shift.momentum for shift in shifts]
