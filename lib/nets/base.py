@@ -130,8 +130,7 @@ class DistanceNet(nn.Module, ABC):
     def flushed(self) -> float:
         """The most by which the difference of two logits changes where every operation flushes denormals to zero.
 
-        A value that is lost can also turn a later rounding, which is not in here: intervals hold where their pass and
-        the execution treat denormals alike.
+        A value that is lost can also turn a later rounding, or be enlarged by one, which is not in here.
         """
         return self.roundings() * FLUSHED * self.normalize.gain
 

@@ -60,14 +60,15 @@ class Linear(nn.Module):
         gamma_n = n u / (1 - n u) holds for any order of summation, fused or not (n = d_in products, one bias, one
         spare). The factor 1.0001 covers the float64 arithmetic of the bounds themselves, (n + sum |W| + sum |v|) 2^-124
         underflow, of results and of inputs, flushed to zero or not. Infinite where |W| |v| + |b| exceeds `LARGEST_SUM`
-        or has no bound.
+        or has no bound, and where n is 2^23 or more.
         """
         n = self.weight.shape[1] + 2
-        gamma = n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF)
+        share = n * UNIT_ROUNDOFF
+        gamma, largest = (share / (1 - share), LARGEST_SUM) if share < 0.5 else (0.0, -1.0)
         inputs, weight = box.magnitude.double(), self.scaled_weight.double().abs()
         size = F.linear(inputs, weight, self.bias.double().abs())
         underflow = (n + weight.sum(1) + inputs.sum(1, keepdim=True)) * 2.0**-124
-        return torch.where(size <= LARGEST_SUM, 1.0001 * gamma * size + underflow, math.inf)
+        return torch.where(size <= largest, 1.0001 * gamma * size + underflow, math.inf)
 
 
 class Tanh(nn.Module):

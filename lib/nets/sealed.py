@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lib.nets.box import Box, check_ends
 from lib.nets.layers import LInfDist, Normalize
 from lib.ops import linf_dist_bounds
+from lib.ops.checks import has_tangent
 from lib.ops.shortlists import joined, of_pixels, shortlists
 from lib.ops.sparse import linf_dist as sparse_dist
 from lib.ops.sparse import linf_dist_bounds as sparse_dist_bounds
@@ -139,6 +140,7 @@ def lists_take(layers: Sequence[PrunedDist], *ends: Tensor) -> bool:
     tensors = [*ends, *(layer.weight for layer in layers)]
     plain = all(each.device.type == "cpu" and each.dtype is torch.float32 for each in tensors)
     differentiated = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+    differentiated |= any(map(has_tangent, tensors))
     features = layers[0].weight.shape[1]
     return plain and not differentiated and all(len(x) > 0 and x[0].numel() == features for x in ends)
 

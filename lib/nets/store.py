@@ -1,6 +1,7 @@
 """Nets on disk: safetensors with the architecture in the header; nothing is unpickled."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,9 +139,13 @@ def _from_header(text: str | None, tensors: dict[str, Tensor], path: Path) -> Ne
 def _check_sizes(arguments: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Refuse more layers or units than the file can hold, before their modules are made."""
     entries = sum(tensor.numel() for tensor in tensors.values())
-    for name, most in (("depth", len(tensors)), ("width", entries), ("hidden", entries), ("num_classes", entries)):
-        if name in arguments and arguments[name] > most:
-            raise ValueError(f"{name} must be at most {most} for these tensors, got {arguments[name]}")
+    # those of convolutions are not bounded by their weights, and cost nothing
+    pixels = math.prod(arguments["input_shape"]) if "depth" in arguments else 0
+    asked = arguments | {"pixels": pixels}
+    limits = {"depth": len(tensors), "width": entries, "hidden": entries, "num_classes": entries, "pixels": entries}
+    for name, most in limits.items():
+        if name in asked and asked[name] > most:
+            raise ValueError(f"{name} must be at most {most} for these tensors, got {asked[name]}")
 
 
 def _check_tensors(net: Net, tensors: dict[str, Tensor], path: Path) -> None:

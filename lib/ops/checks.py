@@ -54,10 +54,15 @@ def check_exponent(p: Any) -> None:
         raise ValueError(f"p must be at least 1 (math.inf included), got {p}")
 
 
+def has_tangent(value: Tensor) -> bool:
+    """Whether a tensor is differentiated in forward mode."""
+    return forward_ad.unpack_dual(value).tangent is not None
+
+
 def refuse_tangents(**inputs: Tensor) -> None:
     """Raises NotImplementedError under forward-mode differentiation: torch.library would drop a tangent in silence."""
     for name, value in inputs.items():
-        if forward_ad.unpack_dual(value).tangent is not None:
+        if has_tangent(value):
             raise NotImplementedError(
                 f"{name} has a tangent of forward-mode differentiation, expected none: distances have gradients alone"
             )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 # Samples of a tile of the kernels, and terms between two looks at whether any later one can count.
 LANES, STEP = 48, 8
+MOST_INPUTS = 2**31 // LANES  # of which every place in a tile is an int32
 
 
 class Shortlists(NamedTuple):
@@ -63,7 +64,10 @@ def shortlists(weight: Tensor, above: Tensor, below: Tensor, floor: Tensor, plus
     above, below: the most that x_i - w_oi and w_oi - x_i can be, [O, I] each; entries at or below the floor are left
     out. Both must hold for every x the lists are used on, and NaN is none.
     plus, minus: what is added to a distance and what is then subtracted, [O] each.
+    Raises ValueError for more than `MOST_INPUTS` inputs.
     """
+    if weight.shape[1] > MOST_INPUTS:
+        raise ValueError(f"weight must have at most {MOST_INPUTS} inputs to be shortlisted, got {weight.shape[1]}")
     most = torch.stack([above, below], 1).flatten(0, 1)  # a row for each list
     kept = most > floor.repeat_interleave(2)[:, None]
     row, column = kept.nonzero(as_tuple=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from lib.nets.arguments import integer
 from lib.nets.models import Net
 from lib.recipes import parse_eps
-from lib.robustness.inputs import CHUNK, check_batch, evaluation_mode, executed_logits
+from lib.robustness.inputs import CHUNK, check_arithmetic, check_batch, evaluation_mode, executed_logits
 
 Attack = Literal["pgd", "smooth"]
 
@@ -61,13 +61,14 @@ def adversarial_images(
         seed: of the random starts; drawn on the CPU for the whole batch, so equal on every device.
 
     Raises:
-        ValueError, TypeError: what `check_batch` refuses, eps outside (0, 1), steps < 1, an unknown attack, a seed
-            that is no integer or negative.
+        ValueError, TypeError: what `check_batch` and `check_arithmetic` refuse, eps outside (0, 1), steps < 1, an
+            unknown attack, a seed that is no integer or negative.
     """
     radius = parse_eps(eps)
     attacker = _attacker(attack)
     steps, seed = integer("steps", steps, at_least=1), integer("seed", seed, at_least=0)
     check_batch(net, x, y)
+    check_arithmetic(x.device.type)
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode(False), torch.enable_grad():
         # what was made in inference mode has no gradients, its copy has

@@ -15,15 +15,15 @@ from lib.nets.box import Box
 from lib.nets.checks import check_parts
 from lib.nets.models import Net
 from lib.recipes import parse_eps
-from lib.robustness.inputs import CHUNK, check_batch, evaluation_mode, pixel_box
+from lib.robustness.inputs import CHUNK, check_arithmetic, check_batch, evaluation_mode, pixel_box
 
 Method = Literal["margin", "interval"]
 
 LARGEST_VALUE = 2.0**100  # values up to it stay far from overflow, the largest distances of a SortNet neuron too
 SMALLEST = 2.0**-100  # its roundings are more than a value of its scale loses to underflow, denormals kept or flushed
-SECOND_ORDER = 1 + 2.0**-10  # roundings of what was rounded, for nets of up to thousands of them
+SECOND_ORDER = 1 + 2.0**-10  # roundings of what was rounded, up to
+MOST_ROUNDINGS = 2**14  # of them
 BISECTIONS = 24  # halvings of [0, 1]: a radius to within 2^-24
-FULL = ("highest", "ieee", "none")  # how torch calls float32 products in float32; "none": nothing was set
 
 
 class Certificate(NamedTuple):
@@ -50,8 +50,9 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
         Nothing is proved where a value could exceed 2^100 within the ball, or a sum of the head 2^126.
     "interval" (Appendix B): the box of valid images within eps, pushed through every layer at p = inf; certified
         where the lower bound of logit y exceeds every other upper bound, by Eq. 21 where the last layer is linear.
-        An image that its margin certifies is certified by it: no box is made for it. Where denormals are kept in one
-        place and flushed to zero in another, what they take is paid for once, by `DistanceNet.flushed`.
+        An image that its margin certifies is certified by it: no box is made for it. Intervals speak of executions
+        that keep denormals, as torch does unless told otherwise. (What one loses that flushes them is paid for once, by
+        `DistanceNet.flushed`, but not where layers are built to enlarge it; margins pay for that too.)
 
     Args:
         net: any net of this library; evaluation mode, p = inf and full float32 precision are enforced here.
@@ -62,7 +63,8 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
 
     Raises:
         ValueError, TypeError: what `check_batch` refuses, a net that `check_parts` refuses, eps
-            outside (0, 1), an unknown method, reduced precision (half-precision images or weights, TF32, autocast).
+            outside (0, 1), an unknown method, reduced precision (half-precision images or weights, TF32, autocast),
+            a thread that flushes denormals, a net of more than 2^14 roundings.
     """
     radius, by_intervals = parse_eps(eps), _by_intervals(method)
     _check(net, x, y)
@@ -85,9 +87,9 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
 def certified_radius(net: Net, x: Tensor, y: Tensor, method: Method = "interval") -> Tensor:
     """The largest radius [B] (pixels, float64) that `method` proves, to within 2^-24; 0 where the net is wrong.
 
-    "margin" gives the margin radius in closed form (a search over the head's box for a composite net); "interval"
-    bisects, and returns a radius at which the certificate was computed and held, or the margin radius where that is
-    larger. At most 1, since no valid pixel can move further. Raises as `certify` does.
+    "margin" gives the margin radius in closed form, less its last bit (for a composite net, by a search over the head's
+    box); "interval" bisects, and returns a radius at which the certificate was computed and held, or that by margins
+    where it is larger. At most 1, since no valid pixel can move further. Raises as `certify` does.
     """
     by_intervals = _by_intervals(method)
     _check(net, x, y)
@@ -106,29 +108,15 @@ def _by_intervals(method: str) -> bool:
 def _check(net: Net, x: Tensor, y: Tensor) -> None:
     check_batch(net, x, y)
     check_parts(net, "certified")
-    _check_precision(net, x)
-
-
-def _check_precision(net: Net, x: Tensor) -> None:
     dtypes = {x.dtype, *(parameter.dtype for parameter in net.parameters())}
     if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
         raise TypeError(
             "certificates need images and weights of one dtype, float32 or float64, "
             f"got {', '.join(sorted(map(str, dtypes)))}"
         )
-    autocast, products = torch.is_autocast_enabled(x.device.type), _product_precision(x.device.type)
-    if autocast or products not in FULL:
-        raise ValueError(
-            f"certificates need float32 products of full precision, got {products!r} and autocast={autocast} "
-            f"on {x.device.type}"
-        )
-
-
-def _product_precision(device: str) -> str:
-    """The setting of the backend of a device; torch's older, common one cannot be read once two backends differ."""
-    backend = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}.get(device)
-    setting: str | None = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
-    return torch.get_float32_matmul_precision() if setting is None else setting
+    check_arithmetic(x.device.type)
+    if net.roundings() > MOST_ROUNDINGS:
+        raise ValueError(f"net must have at most {MOST_ROUNDINGS} roundings to be certified, got {net.roundings()}")
 
 
 def _certify_by_margin(net: Net, x: Tensor, y: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,6 +131,9 @@ def _certify_by_margin(net: Net, x: Tensor, y: Tensor, eps: float) -> tuple[Tens
 
 def _radius(net: Net, x: Tensor, y: Tensor, by_intervals: bool) -> Tensor:
     _, correct, reach = _by_margin(net, x, y)
+    if isinstance(net, PlainNet):
+        # `certify` asks for more than eps; at 1 there is no such eps
+        reach = torch.where(reach < 1, reach.nextafter(torch.zeros_like(reach)), reach)
     if by_intervals:
         images, labels = x[correct], y[correct]
         found = _bisect(lambda radius: _proves_by_interval(net, images, labels, radius), images)

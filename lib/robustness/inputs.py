@@ -14,6 +14,9 @@ from lib.nets.checks import NETS, not_finite
 
 CHUNK = 1000  # images at a time: bounds memory (near 200 MB in a bound pass at width 5120), not results
 
+_FULL = ("highest", "ieee", "none")  # how torch calls float32 products in float32; "none": nothing was set
+_DENORMAL = 2.0**-140
+
 _EVALUATING = threading.RLock()
 
 
@@ -43,6 +46,31 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
     if {x.device, y.device} != {device}:
         raise ValueError(f"x and y must be where net is, on {device}, got {x.device} and {y.device}")
     _check_values(net, x, y)
+
+
+def check_arithmetic(device: str) -> None:
+    """Refuse settings under which torch executes another net than the one that is spoken of.
+
+    Args:
+        device: where it is executed, "cpu" or "cuda".
+
+    Raises:
+        ValueError: float32 products of reduced precision (TF32, autocast), a thread that flushes denormals to zero.
+    """
+    autocast, products = torch.is_autocast_enabled(device), _product_precision(device)
+    if autocast or products not in _FULL:
+        raise ValueError(
+            f"evaluation needs float32 products of full precision, got {products!r} and autocast={autocast} on {device}"
+        )
+    if not torch.tensor(_DENORMAL).mul(1.0).item():
+        raise ValueError("evaluation needs denormal numbers, got a thread that flushes them (set_flush_denormal)")
+
+
+def _product_precision(device: str) -> str:
+    """The setting of the backend of a device; torch's older, common one cannot be read once two backends differ."""
+    backend = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}.get(device)
+    setting: str | None = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
+    return torch.get_float32_matmul_precision() if setting is None else setting
 
 
 def _check_values(net: DistanceNet, x: Tensor, y: Tensor) -> None:

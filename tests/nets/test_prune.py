@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 import lib
 from lib import Box, LInfDistNet, LInfDistNetMLP, certify, prune, recipes
@@ -409,3 +410,13 @@ def test_running_means_that_share_one_number_are_read_as_any_others() -> None:
     net, x = random_net(0, 16, 2, 0, False), random_images(0, 40)
     net.layers[0].shift.running_mean = torch.zeros(1).expand(16)
     assert_equal(net, prune(net), x, 0.1)
+
+
+def test_forward_mode_is_refused_rather_than_lost() -> None:
+    net = prune(random_net(0, 12, 2, 0, False))
+    x = random_images(0, 3)
+    with (
+        forward_ad.dual_level(),
+        pytest.raises(NotImplementedError, match=r"has a tangent .* distances have gradients alone"),
+    ):
+        net(forward_ad.make_dual(x, torch.ones_like(x)))

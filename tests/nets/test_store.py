@@ -78,6 +78,7 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"width": 10**9}, r"width must be at most 163 for these tensors, got 1000000000\)"),
         ({"depth": 20_000}, r"depth must be at most 4 for these tensors, got 20000\)"),
         ({"input_shape": [1, 10**12, 10**12]}, ""),
+        ({"input_shape": [1, 100_000, 3000]}, r"pixels must be at most 163 for these tensors, got 300000000\)"),
         ({"width": True}, ""),
         ({"width": "8"}, ""),
         ({"std": 10**400}, ""),

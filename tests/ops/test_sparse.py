@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lib.ops import reference, sparse, sparse_kernels
-from lib.ops.shortlists import LANES, STEP, Shortlists, joined, of_pixels, shortlists
+from lib.ops.shortlists import LANES, MOST_INPUTS, STEP, Shortlists, joined, of_pixels, shortlists
 
 SHAPES = [(1, 1, 1), (3, 63, 10), (33, 257, 65), (64, 100, 7), (70, 30, 40)]
 
@@ -293,3 +293,9 @@ def test_results_do_not_depend_on_the_number_of_threads(restored_threads: None) 
         results.append((*sparse.linf_dist(x, lists), *sparse.linf_dist_bounds(x, x, lists)))
         assert torch.get_num_threads() == threads
     assert all(map(torch.equal, *results))
+
+
+def test_more_inputs_than_a_place_can_name_are_refused() -> None:
+    w = torch.empty(1, MOST_INPUTS + 1, device="meta")
+    with pytest.raises(ValueError, match="at most 44739242 inputs to be shortlisted, got 44739243"):
+        shortlists(w, w, w, torch.zeros(1), torch.zeros(1), torch.zeros(1))

@@ -305,3 +305,10 @@ def test_a_net_made_in_inference_mode_is_attacked_like_any_other(
     made, usual = (adversarial_images(net, *sample, EPS, 6, attack) for net in nets)
     assert torch.equal(made, usual)
     assert all(parameter.is_inference() for parameter in nets[0].parameters())
+
+
+def test_reduced_precision_is_refused_as_for_certificates() -> None:
+    # else an image could be certified in float32 and "broken" by the rounding of bfloat16
+    net, x = LInfDistNet((1, 3, 3), 3, width=4, depth=2), torch.rand(2, 1, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"full precision, .* autocast=True"):
+        robust_correct(net, x, torch.tensor([0, 1]), 0.1)

@@ -21,6 +21,7 @@ from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net
 from lib.nets.prune import prune
 from lib.nets.sortnet import SortNet
 from lib.robustness import certify as certificates
+from lib.robustness.attacks import robust_correct
 from lib.robustness.certify import Certificate, certified_radius, certify
 from lib.robustness.inputs import evaluation_mode, pixel_box
 from lib.theory.addernet import with_batch_norm
@@ -679,9 +680,13 @@ def test_a_small_std_enlarges_what_flushing_takes_from_a_pixel(method: certifica
     assert not certify(net, x, torch.tensor([1]), 1e-40, method).certified
 
 
-def test_a_thread_that_flushes_reads_another_label_there(flushing: None) -> None:
+def test_a_thread_that_flushes_reads_another_label_there_and_is_refused(flushing: None) -> None:
     net, x = _tiny_pixel_net()
     assert net(x).argmax(1) == 0
+    # nor could intervals hold there: layers can enlarge one lost denormal as much as they like
+    for evaluate in (certify, robust_correct):
+        with pytest.raises(ValueError, match="needs denormal numbers, got a thread that flushes them"):
+            evaluate(net, x, torch.tensor([0]), 0.1)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -697,3 +702,33 @@ def test_a_head_pays_for_denormals_that_its_weights_enlarge(method: certificates
     x = torch.full((1, 1, 1, 1), 8e-39)
     assert net(x).argmax(1) == 0
     assert not certify(net, x, torch.tensor([0]), 1e-42, method).certified
+
+
+def test_a_head_of_too_many_inputs_has_no_bounds() -> None:
+    # n u reaches 1/2 at 2^23 - 2, and n u / (1 - n u) would be negative from 2^24 on
+    last = Linear(1, 2).requires_grad_(False)
+    for inputs, bounded in ((2**23 - 3, True), (2**23 - 2, False), (2**24, False)):
+        last.weight = torch.nn.Parameter(torch.ones(1, 1).expand(1, inputs), requires_grad=False)
+        last.bias = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+        v = torch.ones(1, 1).expand(1, inputs)
+        assert bool(last.rounding(Box(v, v)).isfinite()) == bounded
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_largest_radius_is_one_that_is_certified(method: certificates.Method) -> None:
+    torch.manual_seed(0)
+    for net in (LInfDistNet(SHAPE, 3, width=12, depth=3), LInfDistNetMLP(SHAPE, 3, width=12, depth=2, hidden=8)):
+        x = torch.rand(40, *SHAPE)
+        y = net.eval()(x).argmax(1)
+        radii = certified_radius(net, x, y, method)
+        positive = (radii > 0) & (radii < 1)
+        assert positive.sum() > 5
+        for image, label, radius in zip(x[positive], y[positive], radii[positive].tolist(), strict=True):
+            assert certify(net, image[None], label[None], radius, method).certified
+
+
+def test_a_net_of_more_roundings_than_are_paid_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = LInfDistNet(SHAPE, 3, width=4, depth=2)
+    monkeypatch.setattr(certificates, "MOST_ROUNDINGS", net.roundings() - 1)
+    with pytest.raises(ValueError, match="at most 5 roundings to be certified, got 6"):
+        certify(net, torch.rand(1, *SHAPE), torch.tensor([0]), 0.1)
