@@ -251,12 +251,16 @@ def _reciprocal(y: Tensor) -> Tensor:
 def _slices(*matrices: Tensor) -> list[Tensor]:
     """Each [rows, I] as [I / S, S, rows], S slices of its features: as many as make programs enough with the tiles.
 
-    One feature of all rows is one contiguous vector, of whole tiles. Zeros fill up, which change no distance.
+    One feature of all rows is one contiguous vector, of whole tiles, and several slices are of whole spans, so that a
+    span starts at a multiple of SPAN, as `first_in_span` is told. Zeros fill up, which change no distance.
     """
     tiles = math.prod(-(-len(a) // tile_of(len(a))) for a in (matrices[0], matrices[-1]))
-    slices = max(1, min(LEAST_PROGRAMS // max(1, tiles), matrices[0].shape[1] // LEAST_SLICE))
-    whole = (padded(a, tile_of(len(a)), slices) for a in matrices)
-    return [a.unflatten(1, (slices, -1)).permute(2, 1, 0).contiguous() for a in whole]
+    features = matrices[0].shape[1]
+    most = max(1, min(LEAST_PROGRAMS // max(1, tiles), features // LEAST_SLICE))
+    length = features if most == 1 else -(-features // (most * SPAN)) * SPAN
+    slices = -(-features // length)
+    whole = (padded(a, tile_of(len(a)), slices * length) for a in matrices)
+    return [a.unflatten(1, (slices, length)).permute(2, 1, 0).contiguous() for a in whole]
 
 
 def _crop(y: Tensor, x: Tensor, w: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 
 NAN = tl.constexpr(tl.PropagateNan.ALL)
-# Two steps share their addresses and the test for the end.
-UNROLL = tl.constexpr(2)
+# Four steps share their addresses and the test for the end, and their loads wait together.
+UNROLL = tl.constexpr(4)
 
 
 @triton.jit
