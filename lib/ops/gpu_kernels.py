@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 
 NAN = tl.constexpr(tl.PropagateNan.ALL)
-# Four steps share their addresses and the test for the end, and their loads wait together.
-UNROLL = tl.constexpr(4)
+# Steps that share their addresses and the test for the end, and whose loads wait together; for boxes registers are few.
+UNROLL, BOX_UNROLL = tl.constexpr(4), tl.constexpr(2)
 
 
 @triton.jit
@@ -263,7 +263,7 @@ def box_peaks(l_t, u_t, w_t, lower, upper, B, O, I, slices, ROWS: tl.constexpr, 
     b, o, place = _tile(B, O, slices, ROWS, COLS)
     least = tl.load(lower + place)
     greatest = tl.load(upper + place)
-    for _ in tl.range(0, I, loop_unroll_factor=UNROLL):
+    for _ in tl.range(0, I, loop_unroll_factor=BOX_UNROLL):
         w = tl.load(w_t + o)[None, :]
         from_low = tl.load(l_t + b)[:, None] - w
         from_high = tl.load(u_t + b)[:, None] - w
