@@ -1,7 +1,7 @@
 """How fast the GPU kernels could be at most: the instructions that `python -m bench.gpu_code` counted, as a table.
 
-A limit and no measurement: it holds if no load has to be waited for, and where a program's many registers leave room for
-few others beside it, some will.
+A limit and no measurement: it holds if no load has to be waited for, and where the registers of a program leave room
+for few others beside it, some will be.
 """
 
 import json
