@@ -49,6 +49,10 @@ PARTS = "a70e941e7f5febd5"
 # Inputs among which the first maximum is looked for: as many as there are bits in a mask.
 SPAN = 64
 
+# Of each pair of a tile: its norm (until that is known, its largest distance), the total, the least size that counts,
+# and the inverse of the largest.
+_NORM, _TOTAL, _CUTOFF, _INVERSE = 0, TILE, 2 * TILE, 3 * TILE
+
 # Sums outside this range may have lost terms to underflow or overflow.
 _LEAST_SUM, _LARGEST_SUM = np.float32(2.0**-90), np.float32(2.0**126)
 
@@ -182,7 +186,7 @@ def kept_sums(
     sums: Array,
 ) -> None:  # fmt: skip
     """The totals of one sample's pairs over the blocks that reach their cutoff; `at` is its place in a tile."""
-    outputs, cutoffs = (1 << valid) - 1, load(values, 2 * TILE + at)
+    outputs, cutoffs = (1 << valid) - 1, load(values, _CUTOFF + at)
     for first in range(0, features, RUN * BLOCK):
         sums[:] = ZERO
         for k in range(first, min(first + RUN * BLOCK, features), BLOCK):
@@ -190,11 +194,11 @@ def kept_sums(
             while kept:
                 j = first_bit(kept)
                 kept &= kept - 1
-                cutoff, inverse = splat_at(values, 2 * TILE + at + j), splat_at(values, 3 * TILE + at + j)
+                cutoff, inverse = splat_at(values, _CUTOFF + at + j), splat_at(values, _INVERSE + at + j)
                 block = pair_sum(x, a + k, w, c + j * features + k, cutoff, inverse, rule)
                 store(sums, j * WIDTH, load(sums, j * WIDTH) + block)
         for j in range(valid):
-            values[TILE + at + j] += total(load(sums, j * WIDTH))
+            values[_TOTAL + at + j] += total(load(sums, j * WIDTH))
 
 
 @kernel()
@@ -205,7 +209,7 @@ def tile_power(
     """Any p: the maxima of all blocks first, then only the blocks that reach cut times the maximum of their pair, all
     where cut is 0.
 
-    `values` [4, TILE] returns the norms in its first row; the others hold totals, cutoffs and inverses.
+    `values` [4, TILE] has them from `_NORM` on.
     """
     r0, r1, r2, r3 = rows
     values[:] = ZERO
@@ -214,20 +218,21 @@ def tile_power(
         store_tile(tile, peaks, k // BLOCK * TILE, WIDTH)
         for r in range(ROWS):
             peak = load(peaks, k // BLOCK * TILE + r * WIDTH)
-            store(values, r * WIDTH, larger_size(load(values, r * WIDTH), peak))
+            store(values, _NORM + r * WIDTH, larger_size(load(values, _NORM + r * WIDTH), peak))
     for i in range(TILE):
-        values[2 * TILE + i] = cut * values[i]
-        values[3 * TILE + i] = safe_inverse(values[i])
+        values[_CUTOFF + i] = cut * values[_NORM + i]
+        values[_INVERSE + i] = safe_inverse(values[_NORM + i])
     for r in range(live):
         if cut > 0:
             kept_sums(x, rows[r], w, c, valid, features, rule, peaks, values, r * WIDTH, sums)
         else:
             for j in range(valid):
-                i, inverse = r * WIDTH + j, splat_at(values, 3 * TILE + r * WIDTH + j)
-                values[TILE + i] = total(whole_sum(x, rows[r], w, c + j * features, features, inverse, splat(rule[0])))
+                i, row = r * WIDTH + j, c + j * features
+                inverse = splat_at(values, _INVERSE + i)
+                values[_TOTAL + i] = total(whole_sum(x, rows[r], w, row, features, inverse, splat(rule[0])))
     for r in range(0, TILE, WIDTH):
-        safe = larger_size(splat(LEAST_TOTAL), load(values, TILE + r))
-        store(values, r, load(values, r) * root(safe, rule[0]))
+        safe = larger_size(splat(LEAST_TOTAL), load(values, _TOTAL + r))
+        store(values, _NORM + r, load(values, _NORM + r) * root(safe, rule[0]))
 
 
 @kernel(parallel=True)
@@ -235,6 +240,7 @@ def forward_power(
     x: Array, w: Array, y: Array, rule: Rule, cut: np.float32,
     stripes: int, samples: int, features: int, panels: int, outputs: int,
 ) -> None:  # fmt: skip
+    """Any other finite p, a tile after the other; terms below cut times the largest of their pair are left out."""
     for task in prange(panels * stripes):
         q, b0, b1 = stripe_of(task, stripes, samples)
         lanes = panel_of(w, q, ONE, features, outputs)
@@ -247,7 +253,7 @@ def forward_power(
                 x, rows, lanes, w, q * WIDTH * features, valid, live, features, rule, cut, peaks, values, sums,
             )  # fmt: skip
             for r in range(ROWS):
-                store(y, ((b + r) * panels + q) * WIDTH, load(values, r * WIDTH))
+                store(y, ((b + r) * panels + q) * WIDTH, load(values, _NORM + r * WIDTH))
 
 
 @kernel(parallel=True)
