@@ -18,6 +18,8 @@ Thing = TypeVar("Thing")
 
 _ASIDE = 0.011  # of the width of a figure
 
+_WORDS = {"train": "training"}
+
 CERTIFIED, ATTACKED, PAPER = "#0072b2", "#d55e00", "#333333"
 
 _STYLE = {
@@ -122,7 +124,7 @@ def plot_rows(frame: "pd.DataFrame", measure: str, panel: str, row: str) -> "Fig
         axes.plot(places, part[f"paper_{measure}"], "o", label="paper", **_hollow(PAPER))
         spread = part[f"{measure}_spread"].fillna(0)
         axes.errorbar(places, part[measure], spread, fmt="o", color=CERTIFIED, capsize=4, label="ours")
-        axes.set(ylim=(0, None), ylabel=f"{measure} accuracy (%)")
+        axes.set(ylim=(0, None), ylabel=f"{_WORDS.get(measure, measure)} accuracy (%)")
         axes.set_title(name, loc="left")
         axes.set_xticks(places, part[row])
     panels[-1].set_xlabel(row)

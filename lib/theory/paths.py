@@ -1,4 +1,4 @@
-"""Which pixel a score listens to: at p = inf every unit follows one unit below it, and so on down."""
+"""Which pixel a logit listens to: at p = inf every unit follows one unit below it, and so on down."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,10 @@ from lib.robustness.inputs import evaluation_mode
 
 
 def paths(net: PlainNet, x: Tensor) -> list[Tensor]:
-    """The unit that each score follows in every layer, from the features down to the pixel: int64 [B, K] each.
+    """The unit that each logit follows in every layer, from the features down to the pixel: int64 [B, K] each.
 
     The distance of a unit is that to one of its inputs, the first that is furthest from its weight (Fact 3.4's proof).
-    Two scores whose paths have met move together, by the same amount, as long as neither changes its path.
+    Two logits whose paths have met move together, by the same amount, as long as neither changes its path.
 
     Args:
         net: a net of distance layers alone; followed in evaluation mode, its own mode comes back.

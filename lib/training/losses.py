@@ -77,10 +77,10 @@ def ibp_loss(logits: Tensor, margin_ub: Tensor, y: Tensor, kappa_natural: float)
     return kappa_natural * natural + (1 - kappa_natural) * worst
 
 
-def _check_batch(name: str, scores: Tensor, y: Tensor) -> None:
-    if scores.dim() != 2 or len(scores) == 0 or y.shape != scores.shape[:1]:
+def _check_batch(name: str, logits: Tensor, y: Tensor) -> None:
+    if logits.dim() != 2 or len(logits) == 0 or y.shape != logits.shape[:1]:
         raise ValueError(
-            f"{name} and y have shapes {list(scores.shape)} and {list(y.shape)}, expected [B, K] and [B] with B >= 1"
+            f"{name} and y have shapes {list(logits.shape)} and {list(y.shape)}, expected [B, K] and [B] with B >= 1"
         )
 
 

@@ -16,8 +16,8 @@ def net() -> LInfDistNet:
 def test_a_path_ends_at_the_pixel_that_moves_the_score(net: LInfDistNet) -> None:
     x = torch.rand(20, 1, 3, 3, requires_grad=True)
     pixels = paths(net, x)[-1]
-    for k, scores in enumerate(net(x).T):
-        (gradient,) = torch.autograd.grad(scores.sum(), x, retain_graph=True)
+    for k, logits in enumerate(net(x).T):
+        (gradient,) = torch.autograd.grad(logits.sum(), x, retain_graph=True)
         assert torch.equal(gradient.flatten(1).abs().argmax(1), pixels[:, k])
         assert ((gradient != 0).sum((1, 2, 3)) == 1).all()
 
