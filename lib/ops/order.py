@@ -9,7 +9,7 @@ bounds hold for it. The gradient needs the places of the largest distances and n
 
 import math
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ def sort_dist(x: Tensor, w: Tensor, c: Sequence[float]) -> Tensor:
 
     Raises:
         ValueError: shapes that do not match, K outside 1..I, or a coefficient that is negative or not finite.
-        TypeError: inputs that are no dense tensors of 16 to 64 bits, or differ in dtype or device.
+        TypeError: inputs that are no dense tensors of 16 to 64 bits, or differ in dtype or device; c in a tensor.
         NotImplementedError: forward-mode differentiation, as by torch.func.jvp.
         ModuleNotFoundError, RuntimeError: on CUDA, Triton or the C compiler that it needs are not there.
     """
@@ -80,7 +80,9 @@ def sort_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor, c: Sequence[float]
     return cast(tuple[Tensor, Tensor], _sort_dist_bounds(lower, upper, w, c))
 
 
-def _check_coefficients(c: Sequence[float], features: int) -> None:
+def _check_coefficients(c: Any, features: int) -> None:
+    if isinstance(c, Tensor):
+        raise TypeError("c must be a sequence of numbers, got a tensor (call tolist())")
     if not 1 <= len(c) <= features:
         raise ValueError(f"c must hold 1 to {features} coefficients, the number of features, got {len(c)}")
     for value in c:

@@ -11,7 +11,7 @@ from lib import LInfDistNet, lp_dist, prune
 from lib.ops.order import sort_dist
 
 torch.set_num_threads(2)
-x, w, c = torch.rand(64, 40), torch.rand(30, 40).requires_grad_(), torch.tensor([0.5, 0.25])
+x, w, c = torch.rand(64, 40), torch.rand(30, 40).requires_grad_(), [0.5, 0.25]
 pruned = prune(LInfDistNet((1, 5, 8), 3, width=16, depth=2).eval())
 
 def ask():

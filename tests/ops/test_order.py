@@ -249,5 +249,7 @@ class TestContracts:
         x, w, c = draw(2, 3, 4)
         with pytest.raises(TypeError, match="must share one floating dtype of 16 to 64 bits and one device"):
             sort_dist(x.double(), w, c)
+        with pytest.raises(TypeError, match="c must be a sequence of numbers, got a tensor"):
+            sort_dist(x, w, torch.tensor(c))  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"lower and upper must agree in shape, got \[2, 3\] and \[1, 3\]"):
             sort_dist_bounds(x, x[:1], w, c)
