@@ -47,9 +47,14 @@ def _net(recipe: Recipe) -> str:
 
 def _loss(recipe: Recipe) -> str:
     if recipe.eps_train is not None:
-        return f"IBP, eps = {shown_eps(recipe.eps_train)}, kappa = {recipe.kappa_natural:g}"
-    theta = shown_eps(cast(float, recipe.theta))
+        return f"IBP, eps = {_radius(recipe.eps_train)}, kappa = {recipe.kappa_natural:g}"
+    theta = _radius(cast(float, recipe.theta))
     if recipe.ce_weight_start is not None:
         weights = f"{recipe.ce_weight_start:g} to {recipe.ce_weight_end:g}"
         return f"clipped hinge, theta = {theta}, lambda = {weights}"
     return f"hinge, theta = {theta}"
+
+
+def _radius(value: float) -> str:
+    text = shown_eps(value)
+    return text if len(text) < 8 else f"{255 * value:.4g}/255"

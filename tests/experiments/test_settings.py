@@ -24,6 +24,10 @@ def test_follow_ups_and_the_convolution_say_what_is_theirs() -> None:
     assert "lambda = 0.1 to 0.0005" in row("cifar10/linf-dist-net-v2", "paper")["Loss"]
 
 
+def test_radii_are_shown_as_people_write_them() -> None:
+    assert "eps = 8.8/255," in row("cifar10/linf-dist-net-mlp", "paper")["Loss"]
+
+
 def test_a_ladder_is_told_from_a_ramp() -> None:
     assert row("mnist/linf-dist-net", "laptop")["p"].endswith(", doubling")
 
