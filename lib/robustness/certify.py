@@ -21,8 +21,8 @@ Method = Literal["margin", "interval"]
 
 LARGEST_VALUE = 2.0**100  # values up to it stay far from overflow, the largest distances of a SortNet neuron too
 SMALLEST = 2.0**-100  # its roundings are more than a value of its scale loses to underflow, denormals kept or flushed
-SECOND_ORDER = 1 + 2.0**-10  # roundings of what was rounded, up to
-MOST_ROUNDINGS = 2**14  # of them
+SECOND_ORDER = 1 + 2.0**-10  # roundings of what was rounded
+MOST_ROUNDINGS = 2**14  # up to which that is enough
 BISECTIONS = 24  # halvings of [0, 1]: a radius to within 2^-24
 
 
