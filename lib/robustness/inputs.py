@@ -62,7 +62,7 @@ def check_arithmetic(device: str) -> None:
         raise ValueError(
             f"evaluation needs float32 products of full precision, got {products!r} and autocast={autocast} on {device}"
         )
-    if not torch.tensor(_DENORMAL).mul(1.0).item():
+    if not torch.tensor(_DENORMAL, dtype=torch.float32, device="cpu").mul(1.0).item():
         raise ValueError("evaluation needs denormal numbers, got a thread that flushes them (set_flush_denormal)")
 
 

@@ -23,7 +23,7 @@ from lib.nets.sortnet import SortNet
 from lib.robustness import certify as certificates
 from lib.robustness.attacks import robust_correct
 from lib.robustness.certify import Certificate, certified_radius, certify
-from lib.robustness.inputs import evaluation_mode, pixel_box
+from lib.robustness.inputs import check_arithmetic, evaluation_mode, pixel_box
 from lib.theory.addernet import with_batch_norm
 
 SHAPE = (1, 4, 4)
@@ -687,6 +687,22 @@ def test_a_thread_that_flushes_reads_another_label_there_and_is_refused(flushing
     for evaluate in (certify, robust_correct):
         with pytest.raises(ValueError, match="needs denormal numbers, got a thread that flushes them"):
             evaluate(net, x, torch.tensor([0]), 0.1)
+
+
+@pytest.fixture(params=[torch.float16, torch.float64])
+def default_dtype(request: pytest.FixtureRequest) -> Iterator[None]:
+    torch.set_default_dtype(request.param)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_denormals_are_looked_for_in_float32_whatever_the_default(default_dtype: None) -> None:
+    check_arithmetic("cpu")
+
+
+def test_a_thread_that_flushes_is_seen_whatever_the_default(default_dtype: None, flushing: None) -> None:
+    with pytest.raises(ValueError, match="got a thread that flushes them"):
+        check_arithmetic("cpu")
 
 
 @pytest.mark.parametrize("method", METHODS)
