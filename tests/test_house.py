@@ -155,7 +155,6 @@ def test_what_a_page_tells_people_to_type_exists(page: str) -> None:
 def test_the_readmes_example_runs() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     names: dict[str, Any] = {}
-    torch.manual_seed(0)
     exec(example, names)
     assert 0.55 < names["certified"].double().mean() < names["correct"].double().mean()
     assert torch.equal(names["fast"](names["x"]), names["net"](names["x"]))
