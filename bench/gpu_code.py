@@ -22,16 +22,22 @@ from lib.experiments import provenance
 from lib.experiments.gpu_limit import BACKWARD, SUMS, UNITS
 from lib.experiments.speed import BOUNDS, FORWARD
 from lib.files import replacing
-from lib.ops import gpu, gpu_scatter, order_gpu
+from lib.ops import gpu, gpu_layout, gpu_scatter, order_gpu
 
 MANY = "ten distances"  # of a neuron of SortNet
 TARGET = 90  # compute capability 9.0: H100, H200
 # Those whose instructions are counted, and those that are compiled because their powers are computed in other ways.
 EXPONENTS, OTHER_EXPONENTS = (2.0, 8.0, 37.3, 1000.5), (1.0, 1.5, 3.0)
-_POINTERS = {"span": "*i32", "index": "*i32", "places": "*i32", "sums": "*i64", "sums_x": "*i64", "sums_w": "*i64"}
-_POINTERS |= {"inverse": "*fp64", "unit_x": "*fp64", "unit_w": "*fp64"}
+_POINTERS = dict.fromkeys(("wanted", "span", "index", "places"), "*i32")
+_POINTERS |= dict.fromkeys(("sums", "sums_x", "sums_w"), "*i64")
+_POINTERS |= dict.fromkeys(("inverse", "unit_x", "unit_w"), "*fp64")
 _NUMBERS = {"p": "fp32"} | dict.fromkeys(("B", "O", "I", "K", "slices", "pairs", "pulls", "entries"), "i32")
-_SOURCES = ("gpu.py", "gpu_kernels.py", "gpu_launch.py", "gpu_scatter.py", "order_gpu.py", "powers.py")
+_SOURCES = (
+    *(f"gpu{part}.py" for part in ("", "_kernels", "_launch", "_layout", "_powers", "_range", "_scatter")),
+    "order_gpu.py",
+    "powers.py",
+)
+_WHOLE = {"ROWS": gpu_layout.TILE, "COLS": gpu_layout.TILE}
 _TOOLS = {"nvdisasm": "-c", "cuobjdump": "--dump-resource-usage"}
 # By the unit that serves them: 128 lanes a clock, 64, and addresses and data of memory.
 _PIPES = {
@@ -61,22 +67,34 @@ class Kernel(NamedTuple):
 
 def kernels() -> Iterator[Kernel]:
     """Every kernel of `lib.ops.gpu_kernels`; those of p = inf gradients have no loop and no triples."""
-    whole = {"ROWS": gpu.TILE, "COLS": gpu.TILE}
-    tile, rows = gpu.TILE**2 // (32 * gpu.WARPS), gpu.ROWS * gpu.COLS // (32 * gpu.BACKWARD_WARPS)
+    tile, rows = (
+        gpu_layout.TILE**2 // (32 * gpu_layout.WARPS),
+        gpu_layout.ROWS * gpu_layout.COLS // (32 * gpu_layout.BACKWARD_WARPS),
+    )
     for with_span in (False, True):
         what = f"{FORWARD}, for gradients" if with_span else FORWARD
-        yield Kernel(what, float("inf"), "peaks", tile, gpu.WARPS, {"WITH_SPAN": with_span, "SPAN": gpu.SPAN, **whole})
-    yield Kernel(BOUNDS, float("inf"), "box_peaks", tile, gpu.WARPS, whole)
+        yield _peaks(what, tile, wanted=None, WITH_SPAN=with_span)
+    yield _peaks(SUMS, 0, WITH_SPAN=False)
+    yield Kernel(BOUNDS, float("inf"), "box_peaks", tile, gpu_layout.WARPS, _WHOLE)
     for p in (*EXPONENTS, *OTHER_EXPONENTS):
         counted = p in EXPONENTS
-        sums = {**gpu.exponent_of(p, p), "CHUNK": gpu.CHUNK, **whole}
-        yield Kernel(SUMS, p, "power_sums", tile * counted, gpu.WARPS, sums)
+        if gpu.at_once(p):
+            yield _power_sums(FORWARD, p, tile * counted, scale=None, wanted=None)
+            yield _power_sums(SUMS, p, 0)
+        else:
+            yield _power_sums(SUMS, p, tile * counted, wanted=None)
         yield _gradient_sums(p, rows * counted)
-    for changed in ({"NEED_X": False}, {"NEED_W": False}, {"COLS": 64}, {"COLS": gpu.LEAST_COLS}):
+    for changed in ({"NEED_X": False}, {"NEED_W": False}, {"COLS": 64}, {"COLS": gpu_layout.LEAST_COLS}):
         yield _gradient_sums(8.0, 0, **changed)
     pairs = {"PAIRS": gpu.PAIRS}
     yield Kernel(
-        f"{FORWARD}, for gradients", float("inf"), "first_in_span", 0, gpu.WARPS, {"SPAN": gpu.SPAN, **pairs}, False
+        f"{FORWARD}, for gradients",
+        float("inf"),
+        "first_in_span",
+        0,
+        gpu_layout.WARPS,
+        {"SPAN": gpu_layout.SPAN, **pairs},
+        False,
     )
     for mark in (False, True):
         scatter = {"NEED_X": True, "NEED_W": True, "MARK": mark, "LOST": gpu_scatter.LOST, "PULLS": gpu_scatter.EACH}
@@ -91,9 +109,29 @@ def kernels() -> Iterator[Kernel]:
         )
 
 
+def _peaks(what: str, triples: int, **changed: bool | None) -> Kernel:
+    return Kernel(
+        what, float("inf"), "peaks", triples, gpu_layout.WARPS, {"SPAN": gpu_layout.SPAN, **_WHOLE, **changed}
+    )
+
+
+def _power_sums(what: str, p: float, triples: int, **left_out: None) -> Kernel:
+    constants = {**gpu.exponent_of(p, p), "CHUNK": gpu.CHUNK, **_WHOLE, **left_out}
+    return Kernel(what, p, "power_sums", triples, gpu_layout.WARPS, constants)
+
+
 def _gradient_sums(p: float, triples: int, **changed: int) -> Kernel:
-    constants = {"NEED_X": True, "NEED_W": True, "CHUNK": gpu.CHUNK, "ROWS": gpu.ROWS, "COLS": gpu.COLS, **changed}
-    return Kernel(BACKWARD, p, "gradient_sums", triples, gpu.BACKWARD_WARPS, {**gpu.exponent_of(p, p - 2), **constants})
+    constants = {
+        "NEED_X": True,
+        "NEED_W": True,
+        "CHUNK": gpu.CHUNK,
+        "ROWS": gpu_layout.ROWS,
+        "COLS": gpu_layout.COLS,
+        **changed,
+    }
+    return Kernel(
+        BACKWARD, p, "gradient_sums", triples, gpu_layout.BACKWARD_WARPS, {**gpu.exponent_of(p, p - 2), **constants}
+    )
 
 
 def _largest(what: str, **kind: bool) -> Kernel:

@@ -37,6 +37,7 @@ def limit_table(path: str | Path) -> pd.DataFrame:
 
 
 def least_seconds(table: pd.DataFrame, p: float, triples: int) -> float:
-    """For so many triples forward and backward: the maxima, then the sums and the gradients where p is finite."""
-    passes = [(FORWARD, math.inf)] if math.isinf(p) else [(FORWARD, math.inf), (SUMS, p), (BACKWARD, p)]
+    """For so many triples forward, where needed the maxima and then the sums, and backward for finite p."""
+    forward = [(FORWARD, p)] if (FORWARD, p) in table.index else [(FORWARD, math.inf), (SUMS, p)]
+    passes = forward if math.isinf(p) else [*forward, (BACKWARD, p)]
     return sum(triples / 1e9 / float(table.loc[each, LIMIT]) for each in passes)

@@ -10,56 +10,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.ops import powers
-from lib.ops.gpu_launch import launch, padded
+from lib.ops import gpu_range, powers
+from lib.ops.gpu_launch import launch
+from lib.ops.gpu_layout import (
+    BACKWARD_WARPS,
+    LEAST_PROGRAMS,
+    ROWS,
+    SPAN,
+    WARPS,
+    columns_of,
+    cropped,
+    padded,
+    slices,
+    tile_of,
+    tiles_with,
+)
 from lib.ops.gpu_scatter import scattered
 
-# A program of the forward has up to TILE x TILE pairs, 32 of them in the registers of each thread: a step loads 12
-# values for these and is nearly all arithmetic.
-LEAST_TILE, TILE, WARPS = 16, 64, 4
 # Terms that are added one by one, off by at most 5 2^-24 of their sum, before it joins the compensated total.
 CHUNK = 16
-# A program of the backward at finite p is one warp, with so many outputs and from LEAST_COLS to COLS inputs: of COLS a
-# thread holds all rows of four.
-ROWS, LEAST_COLS, COLS, BACKWARD_WARPS = 16, 32, 128, 1
 # With so many samples in turn, and so many sums over tiles of outputs (256 MiB), a launch has 1,024 programs: an H200
 # has room for about as many.
 SAMPLES, _LARGEST_PARTS = 512, 2**26
-LEAST_PROGRAMS = 528  # one for each scheduler of an H200
-# A forward of fewer tiles takes its inputs in slices, of so many or more: one program for each tile and slice.
-LEAST_SLICE = 64
 _LARGEST_DENSE_P = 16  # of those that are no powers of two: up to it there is no fit, and six products do
 _LARGEST_NATURAL_P = 1024  # beyond it, squaring costs more than a fit
-_LARGEST_FLOAT = torch.finfo(torch.float32).max
-# `_lift` brings the largest input near 2^100, where no distance overflows yet, by a factor of at most 2^126.
-_LIFTED_BITS, _LARGEST_LIFT_BITS = 100, 126
+_LOST = 2.0**-100  # a sum of less than so much a term is not 2^26 times what underflow may have taken from it
 # What stands for infinity in the backward: it has an inverse, and two of them on either side of 0 are infinitely apart.
 _FAR = 2.0**127
-# Inputs among which the first maximum is looked for, and pairs of a program that looks at each pair alone.
-SPAN, PAIRS = 16, 256
+PAIRS = 256  # of a program that looks at each pair alone
 
 
 def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     """y[b, o] = ||x_b - w_o||_p, [B, O], for x [B, I], w [O, I]; exactly max_i |fl(x_i - w_i)| at p = inf.
 
-    Finite p: y = m (sum_i (|t_i| / m)^p)^(1/p), one pass for m = max_i |t_i| and one for the sum.
+    Natural p up to 16: y = (sum_i (s |t_i|)^p)^(1/p) / s in one pass, s a power of two that is the same for all pairs.
+    Other p, and pairs whose sum leaves the range of float32: y = m (sum_i (|t_i| / m)^p)^(1/p), one pass for
+    m = max_i |t_i| and one for the sum.
 
     Raises:
         ModuleNotFoundError: Triton is not installed.
         RuntimeError: Triton finds no C compiler.
     """
+    x_t, w_t = slices(x, w)
     if math.isinf(p):
-        return _crop(_whole(_peaks(*_slices(x, w), with_span=False)[0]), x, w)
-    lift = _lift(x, w)
-    x_t, w_t = _slices(x * lift, w * lift)
-    peaks, _ = _peaks(x_t, w_t, with_span=False)
-    peak, total = _whole(peaks), torch.empty_like(peaks)
-    scale = _reciprocal(peak).expand_as(peaks).contiguous()
-    _launch("power_sums", total, x_t, w_t, scale, total, **exponent_of(p, p), CHUNK=CHUNK)
-    # The root in float64: the backward raises y to the power p, and its error with it. Beside an infinite distance
-    # the sum is NaN, and counts as 1.
-    y = total.sum(0, dtype=torch.float64).nan_to_num_(1).clamp_(min=1).pow_(1 / p).mul_(peak).div_(lift)
-    return _crop(y.float(), x, w)
+        return cropped(_whole(_peaks(x_t, w_t)[0]), x, w)
+    exponent = gpu_range.exponent(x, w)
+    if at_once(p):
+        total, unit = _sums_at_once(x_t, w_t, p, exponent, len(x), len(w))
+    else:
+        total, unit = _sums_of_ratios(x_t, w_t, p, exponent)
+    # The root in float64: the backward raises y to the power p, and its error with it.
+    return cropped(total.double().pow_(1 / p).mul_(unit).float(), x, w)
 
 
 def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,8 +70,8 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         ModuleNotFoundError: Triton is not installed.
         RuntimeError: Triton finds no C compiler.
     """
-    x_t, w_t = _slices(x, w)
-    y, index = (_crop(a, x, w) for a in _first_of(*_peaks(x_t, w_t, with_span=True), len(x_t)))
+    x_t, w_t = slices(x, w)
+    y, index = (cropped(a, x, w) for a in _first_of(*_peaks(x_t, w_t, with_span=True), len(x_t)))
     launch(
         "first_in_span", y, -(-y.numel() // PAIRS), x, w, y, index, y.numel(), *w.shape, SPAN=SPAN, PAIRS=PAIRS,
         num_warps=WARPS, enable_fp_fusion=False,
@@ -96,9 +97,12 @@ def lp_dist_backward(
         pull = torch.where(t.isnan(), t, torch.where(t < 0, -grad, grad))
         return scattered(pull[..., None], index[..., None], x, w, need_x, need_w)
     infinite = y.isinf()
-    lift = _lift(x, w, infinite.any() & (p > 1))
+    exponent = gpu_range.exponent(x, w)
+    # Beside an infinite distance all finite inputs are brought below 1, next to nothing beside `_FAR`.
+    away = infinite.any() & (p > 1)
+    lift = torch.where(away, gpu_range.power_of_two(-exponent), gpu_range.lift(exponent))
     # At p = 1 only the sign counts, and no ratio may underflow and lose it.
-    scale = torch.ones_like(y) if p == 1 else _reciprocal((y * lift).masked_fill_(infinite, _FAR))
+    scale = torch.ones_like(y) if p == 1 else gpu_range.reciprocal((y * lift).masked_fill_(infinite, _FAR))
     x, w = ((a * lift).clamp_(-_FAR, _FAR) for a in (x, w))
     if _by_output(len(x), len(w), x.shape[1], need_x, need_w):
         grad_x, grad_w = _gradients(x, w, grad, scale, p, need_x, need_w)
@@ -116,18 +120,52 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
         ModuleNotFoundError: Triton is not installed.
         RuntimeError: Triton finds no C compiler.
     """
-    l_t, u_t, w_t = _slices(lower, upper, w)
+    l_t, u_t, w_t = slices(lower, upper, w)
     least = lower.new_zeros(*l_t.shape[1:], w_t.shape[2])
     greatest = torch.zeros_like(least)
     _launch("box_peaks", least, l_t, u_t, w_t, least, greatest)
-    return _crop(_whole(least), lower, w), _crop(_whole(greatest), lower, w)
+    return cropped(_whole(least), lower, w), cropped(_whole(greatest), lower, w)
 
 
-def _peaks(x_t: Tensor, w_t: Tensor, *, with_span: bool) -> tuple[Tensor, Tensor]:
+def _sums_at_once(
+    x_t: Tensor, w_t: Tensor, p: float, exponent: Tensor, samples: int, outputs: int
+) -> tuple[Tensor, Tensor]:
+    """Sums and units with y = unit sum^(1/p), for natural p, of whole tiles: of one unit, where that is in range."""
+    features, slices, _ = x_t.shape
+    factor = gpu_range.sum_factor(exponent, features * slices, p)
+    total = _sums(x_t, w_t, p, factor)
+    lost = ~((total >= features * slices * _LOST) & (total < math.inf))
+    # what pads is at distance 0 of what pads, and not wanted
+    wanted = tiles_with(lost[:samples, :outputs], slices)
+    other, unit = _sums_of_ratios(x_t, w_t, p, exponent, wanted)
+    return torch.where(lost, other, total), torch.where(lost, unit, factor.reciprocal())
+
+
+def _sums_of_ratios(
+    x_t: Tensor, w_t: Tensor, p: float, exponent: Tensor, wanted: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same for any p, each pair by the unit of its largest distance, and in wanted tiles alone."""
+    peaks, _ = _peaks(x_t, w_t, wanted=wanted)
+    unit, lift = _whole(peaks), gpu_range.lift(exponent)
+    scale = gpu_range.reciprocal(lift * unit).expand_as(peaks).contiguous()
+    total = _sums(x_t, w_t, p, lift, scale, wanted)
+    return total.nan_to_num_(1).clamp_(min=1), unit  # beside an infinite distance the sum is NaN
+
+
+def _sums(
+    x_t: Tensor, w_t: Tensor, p: float, factor: Tensor, scale: Tensor | None = None, wanted: Tensor | None = None
+) -> Tensor:
+    """The sums of `power_sums` over all slices, [B, O]."""
+    total = x_t.new_zeros(*x_t.shape[1:], w_t.shape[2])
+    _launch("power_sums", total, x_t, w_t, factor, scale, wanted, total, **exponent_of(p, p), CHUNK=CHUNK)
+    return total.sum(0, dtype=torch.float64).float() if len(total) > 1 else total[0]
+
+
+def _peaks(x_t: Tensor, w_t: Tensor, *, with_span: bool = False, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Of each slice of the inputs the largest distance, and where in it the span starts that has it, [S, B, O] each."""
     y = x_t.new_zeros(*x_t.shape[1:], w_t.shape[2])
     span = torch.empty_like(y, dtype=torch.int32) if with_span else y.new_empty(0, dtype=torch.int32)
-    _launch("peaks", y, x_t, w_t, y, span, WITH_SPAN=with_span, SPAN=SPAN)
+    _launch("peaks", y, x_t, w_t, wanted, y, span, WITH_SPAN=with_span, SPAN=SPAN)
     return y, span
 
 
@@ -199,18 +237,9 @@ def _by_output(samples: int, outputs: int, features: int, need_x: bool, need_w: 
     return need_w == (whole >= min(LEAST_PROGRAMS, other))
 
 
-def columns_of(features: int) -> int:
-    """Inputs of a program of the backward at finite p: few are padded to a power of two, many to multiples of COLS."""
-    return _within(LEAST_COLS, features, COLS)
-
-
-def tile_of(vectors: int) -> int:
-    """Samples, or outputs, of a program of the forward: few are padded to a power of two, many to multiples of TILE."""
-    return _within(LEAST_TILE, vectors, TILE)
-
-
-def _within(least: int, count: int, most: int) -> int:
-    return min(most, max(least, 1 << (count - 1).bit_length()))
+def at_once(p: float) -> bool:
+    """Whether sums of p-th powers have room in float32 without the largest distances first."""
+    return p <= _LARGEST_DENSE_P and float(p).is_integer()
 
 
 def exponent_of(p: float, raised_to: float) -> dict[str, float | tuple[float, ...]]:
@@ -225,49 +254,7 @@ def exponent_of(p: float, raised_to: float) -> dict[str, float | tuple[float, ..
     return {"p": float(p), "fit": fit, "natural_p": natural, "squarings": squarings}
 
 
-def _lift(x: Tensor, w: Tensor, infinite: Tensor | None = None) -> Tensor:
-    """A power of two, at least 1: exact to multiply by, and then the inverse of a distance below 2^-126 is a float32.
-
-    Beside inputs beyond 2^77 the inverses of the smallest stay clamped. A tensor, so that nothing waits for the device.
-    Where `infinite`, any power of two that leaves all finite inputs below 1, next to nothing beside `_FAR`.
-    """
-    exponent = torch.frexp(torch.maximum(_largest(x), _largest(w))).exponent
-    bits = (_LIFTED_BITS - exponent).clamp_(min=0)
-    if infinite is not None:
-        bits = torch.where(infinite, -exponent, bits)
-    return torch.exp2(bits.clamp_(max=_LARGEST_LIFT_BITS).double()).float()
-
-
-def _largest(a: Tensor) -> Tensor:
-    """The largest |a| in the rows that are finite, as are their distances alone; 0 where there is none."""
-    sizes = torch.linalg.vector_norm(a, math.inf, dim=1)
-    return sizes.nan_to_num_(0, 0).amax() if len(a) else a.new_zeros(())
-
-
-def _reciprocal(y: Tensor) -> Tensor:
-    return y.reciprocal().clamp_(max=_LARGEST_FLOAT)  # 1 / 0 is inf, and 0 inf would be NaN
-
-
-def _slices(*matrices: Tensor) -> list[Tensor]:
-    """Each [rows, I] as [I / S, S, rows], S slices of its features: as many as make programs enough with the tiles.
-
-    One feature of all rows is one contiguous vector, of whole tiles, and several slices are of whole spans, so that a
-    span starts at a multiple of SPAN, as `first_in_span` is told. Zeros fill up, which change no distance.
-    """
-    tiles = math.prod(-(-len(a) // tile_of(len(a))) for a in (matrices[0], matrices[-1]))
-    features = matrices[0].shape[1]
-    most = max(1, min(LEAST_PROGRAMS // max(1, tiles), features // LEAST_SLICE))
-    length = features if most == 1 else -(-features // (most * SPAN)) * SPAN
-    slices = -(-features // length)
-    whole = (padded(a, tile_of(len(a)), slices * length) for a in matrices)
-    return [a.unflatten(1, (slices, length)).permute(2, 1, 0).contiguous() for a in whole]
-
-
-def _crop(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
-    return y[: len(x), : len(w)].contiguous()
-
-
-def _launch(kernel: str, out: Tensor, x_t: Tensor, *arguments: Tensor, **constants: Any) -> None:
+def _launch(kernel: str, out: Tensor, x_t: Tensor, *arguments: Tensor | None, **constants: Any) -> None:
     """One program for each tile and slice of out [S, B, O]; x_t [I / S, S, B] is the first argument."""
     slices, samples, outputs = out.shape
     rows, cols = tile_of(samples), tile_of(outputs)

@@ -1,95 +1,19 @@
 """Triton kernels behind `lib.ops.gpu`: a register tile over two free indices, a loop over the summed or maximised one.
 
 Each program owns what it writes, or adds integers to it, so two runs agree bit for bit. Each step of the loop loads
-one short contiguous vector per side and updates the tile by their outer difference; `lib.ops.gpu` lays the operands out
-for that and pads them with zeros to whole tiles, so that every load and store is in range and vectorised. Base pointers
-advance row by row and tile offsets are int64: tensors may have more than 2^31 elements.
+one short contiguous vector per side and updates the tile by their outer difference; `gpu_layout.py` lays the operands
+out for that and pads them with zeros to whole tiles, so that every load and store is in range and vectorised. Base
+pointers advance row by row and tile offsets are int64: tensors may have more than 2^31 elements.
 """
 
 import triton
 import triton.language as tl
 
+from lib.ops.gpu_powers import power, signed_power
+
 NAN = tl.constexpr(tl.PropagateNan.ALL)
 # Steps that share their addresses and the test for the end, and whose loads wait together; for boxes registers are few.
 UNROLL, BOX_UNROLL = tl.constexpr(4), tl.constexpr(2)
-
-
-@triton.jit
-def _natural_power(r, exponent: tl.constexpr):
-    """r^exponent for an exponent of 1 or more, by squaring."""
-    if exponent == 1:
-        result = r
-    elif exponent % 2 == 0:
-        result = _natural_power(r * r, exponent // 2)
-    else:
-        result = r * _natural_power(r * r, exponent // 2)
-    return result
-
-
-@triton.jit
-def _log2(r):
-    """log2 of 0 < r < inf, off by at most 2^-24 near r = 1, where the hardware's own is off by 2^-22."""
-    bits = r.to(tl.int32, bitcast=True)
-    exponent = (bits - 0x3F3504F3) & -0x800000  # leaves a mantissa in [sqrt(1/2), sqrt(2))
-    f = (bits - exponent).to(tl.float32, bitcast=True) - 1.0
-    # log2(1 + f) / f, minimax
-    q = -0.2089337706565857 + 0.1292642056941986 * f
-    q = 0.21521227061748505 + q * f
-    q = -0.23867568373680115 + q * f
-    q = 0.2879391014575958 + q * f
-    q = -0.3607162535190582 + q * f
-    q = 0.4809102714061737 + q * f
-    q = -0.7213472127914429 + q * f
-    q = 1.4426950216293335 + q * f
-    return q * f + exponent.to(tl.float32) * 1.1920928955078125e-07
-
-
-@triton.jit
-def _fitted_power(size, fit, squarings: tl.constexpr):
-    """size^e for 0 <= size <= 1 by the fit of `powers.py`: c_7 .. c_0, then the least size - 1 that is told apart.
-
-    A smaller size counts as that one, 2^-64 beside 1; NaN stays NaN.
-    """
-    t = tl.maximum(size - 1.0, fit[8], propagate_nan=NAN)
-    value = fit[0] * t + fit[1]
-    value = value * t + fit[2]
-    value = value * t + fit[3]
-    value = value * t + fit[4]
-    value = value * t + fit[5]
-    value = value * t + fit[6]
-    value = value * t + fit[7]
-    for _ in tl.static_range(squarings):
-        value = value * value
-    return value
-
-
-@triton.jit
-def _power(r, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr):
-    """|r|^p: by squaring where natural_p is not 0, by a fit where squarings is not negative, else by exp2 and log2."""
-    if natural_p != 0:
-        result = _natural_power(r if natural_p % 2 == 0 else tl.abs(r), natural_p)
-    elif squarings >= 0:
-        result = _fitted_power(tl.abs(r), fit, squarings)
-    else:
-        result = tl.exp2(p * _log2(tl.abs(r)))
-    return result
-
-
-@triton.jit
-def _signed_power(r, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr):
-    """sign(r) |r|^(p - 1) with sign(0) = 0; NaN stays NaN. The fit is that of the exponent p - 2."""
-    if natural_p == 1:
-        result = tl.where(r > 0, 1.0, tl.where(r < 0, -1.0, r))
-    elif natural_p > 0 and natural_p % 2 == 0:
-        result = _natural_power(r, natural_p - 1)
-    elif natural_p > 0:
-        result = tl.abs(r) * _natural_power(r, natural_p - 2)
-    elif squarings >= 0:
-        result = r * _fitted_power(tl.abs(r), fit, squarings)
-    else:
-        size = tl.exp2((p - 1.0) * _log2(tl.abs(r)))
-        result = tl.where(r > 0, size, tl.where(r < 0, -size, r))
-    return result
 
 
 @triton.jit
@@ -113,21 +37,28 @@ def _these(total, EACH: tl.constexpr):
 
 
 @triton.jit
+def _features(I, wanted):
+    """All features, or none of them where this program's tile is not wanted; without `wanted` every tile is."""
+    return I if wanted is None else I * tl.load(wanted + tl.program_id(0))
+
+
+@triton.jit
 def peaks(
-    x_t, w_t, y, span, B, O, I, slices, WITH_SPAN: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
+    x_t, w_t, wanted, y, span, B, O, I, slices, WITH_SPAN: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):  # fmt: skip
     """y[s, b, o] = max_i |x_t[i, s, b] - w_t[i, s, o]|; on request, where the SPAN inputs start that first attain it.
 
-    y comes as zeros.
+    y comes as zeros, which stay where a tile is not wanted.
     """
     b, o, place = _tile(B, O, slices, ROWS, COLS)
+    features = _features(I, wanted)
     # Loaded rather than made here: the tile then takes the layout of memory, four columns to a thread.
     best = tl.load(y + place)
     last = tl.zeros([ROWS, COLS], tl.int32)
-    for start in range(0, I, SPAN):
+    for start in range(0, features, SPAN):
         before = best
-        for _ in tl.range(start, tl.minimum(start + SPAN, I), loop_unroll_factor=UNROLL):
+        for _ in tl.range(start, tl.minimum(start + SPAN, features), loop_unroll_factor=UNROLL):
             distance = tl.abs(tl.load(x_t + b)[:, None] - tl.load(w_t + o)[None, :])
             best = tl.maximum(best, distance, propagate_nan=NAN)
             x_t += B
@@ -163,19 +94,28 @@ def _compensated(whole, part):
 
 @triton.jit
 def power_sums(
-    x_t, w_t, scale, total, B, O, I, slices, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr,
+    x_t, w_t, factor, scale, wanted, total, B, O, I, slices, p, fit, natural_p: tl.constexpr, squarings: tl.constexpr,
     CHUNK: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """total[s, b, o] = sum_i (|x_t[i, s, b] - w_t[i, s, o]| scale[s, b, o])^p, by chunks; what rounding loses joins
-    the next."""
+    """total[s, b, o] = sum_i (|f x_t[i, s, b] - f w_t[i, s, o]| scale[s, b, o])^p, by chunks; what rounding loses joins
+    the next.
+
+    f is the number at `factor`, a power of two. No scale counts as 1. The total comes as zeros, which stay where a tile
+    is not wanted.
+    """
     b, o, place = _tile(B, O, slices, ROWS, COLS)
-    unit = tl.load(scale + place)
-    whole = tl.zeros([ROWS, COLS], tl.float32)
+    features, f = _features(I, wanted), tl.load(factor)
+    # One tile is loaded, for the layout of `peaks`; two would not leave registers enough.
+    if scale is None:
+        whole = tl.load(total + place)
+    else:
+        unit = tl.load(scale + place)
+        whole = tl.zeros([ROWS, COLS], tl.float32)
     part = tl.zeros([ROWS, COLS], tl.float32)
-    for start in range(0, I, CHUNK):
-        for _ in tl.range(start, tl.minimum(start + CHUNK, I), loop_unroll_factor=UNROLL):
-            difference = tl.load(x_t + b)[:, None] - tl.load(w_t + o)[None, :]
-            part += _power(difference * unit, p, fit, natural_p, squarings)
+    for start in range(0, features, CHUNK):
+        for _ in tl.range(start, tl.minimum(start + CHUNK, features), loop_unroll_factor=UNROLL):
+            difference = (f * tl.load(x_t + b))[:, None] - (f * tl.load(w_t + o))[None, :]
+            part += power(difference if scale is None else difference * unit, p, fit, natural_p, squarings)
             x_t += B
             w_t += O * slices
         whole, part = _compensated(whole, part)
@@ -202,7 +142,7 @@ def gradient_sums(
     for start in range(0, B, CHUNK):
         for _ in range(start, tl.minimum(start + CHUNK, B)):
             ratio = (tl.load(x + i)[None, :] - here) * tl.load(scale + o)[:, None]
-            pull = tl.load(grad + o)[:, None] * _signed_power(ratio, p, fit, natural_p, squarings)
+            pull = tl.load(grad + o)[:, None] * signed_power(ratio, p, fit, natural_p, squarings)
             if NEED_W:
                 part -= pull
             if NEED_X:

@@ -8,7 +8,6 @@ import shutil
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -16,12 +15,6 @@ def launch(kernel: str, out: Tensor, programs: int, *arguments: Any, **constants
     """A kernel of `gpu_kernels.py` in so many programs, none at all too, on the device of what it writes."""
     with torch.cuda.device_of(out):
         getattr(_kernels(), kernel)[(programs,)](*arguments, **constants)
-
-
-def padded(a: Tensor, rows: int, cols: int) -> Tensor:
-    """Zeros added up to multiples of so many rows and columns; contiguous, a itself where nothing is missing."""
-    rows, cols = -a.shape[0] % rows, -a.shape[1] % cols
-    return F.pad(a, (0, cols, 0, rows)) if rows or cols else a.contiguous()
 
 
 @functools.cache

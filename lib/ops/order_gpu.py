@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lib.ops import order_reference
-from lib.ops.gpu_launch import launch, padded
+from lib.ops.gpu_launch import launch
+from lib.ops.gpu_layout import padded
 from lib.ops.gpu_scatter import scattered
 
 # A thread of a program has four pairs, and of each the MOST largest distances and where they are in its registers.

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench import gpu_code
-from lib.ops import gpu, order_gpu
+from lib.ops import gpu, gpu_layout, order_gpu
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -52,7 +52,7 @@ def test_all_ways_to_a_power_and_all_shapes_of_a_gradient_are_compiled() -> None
     gradients = [kernel.constants for kernel in gpu_code.kernels() if kernel.name == "gradient_sums"]
     assert {p["natural_p"] for p in gradients} == {0, 1, 2, 3, 8}
     assert any(not p["natural_p"] and p["squarings"] < 0 for p in gradients)
-    assert {p["COLS"] for p in gradients} == {gpu.columns_of(features) for features in range(1, 1000)}
+    assert {p["COLS"] for p in gradients} == {gpu_layout.columns_of(features) for features in range(1, 1000)}
     assert {(p["NEED_X"], p["NEED_W"]) for p in gradients} == {(True, True), (True, False), (False, True)}
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.ops import gpu, gpu_launch, powers, reference
+from lib.ops import gpu, gpu_launch, gpu_layout, powers, reference
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton: pip install triton"),
@@ -217,6 +217,49 @@ def test_no_entry_outlives_the_rescaling_beside_a_far_larger_one(p: float) -> No
     assert torch.equal(grad_w, -grad_x)
 
 
+@pytest.fixture
+def found_again(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Which pairs each call of `gpu.lp_dist` finds once more, since their sums left the range."""
+    lost: list[Tensor] = []
+
+    def spy(some: Tensor, slices: int) -> Tensor:
+        lost.append(some)
+        return gpu_layout.tiles_with(some, slices)
+
+    monkeypatch.setattr(gpu, "tiles_with", spy)
+    return lost
+
+
+@pytest.mark.parametrize("p", [2.0, 3.0, 8.0, 16.0])
+def test_small_distances_beside_large_ones_are_found_again_and_only_they(p: float, found_again: list[Tensor]) -> None:
+    x, w = rand(66, 20), rand(65, 20)
+    x[:3] *= 2.0**-120
+    w[64] = 0
+    y = gpu.lp_dist(x, w, p)
+    torch.testing.assert_close(y.double(), reference.lp_dist(x.double(), w.double(), p), rtol=1e-5, atol=0)
+    rows, columns = found_again[0].nonzero(as_tuple=True)
+    assert set(rows.tolist()) == {0, 1, 2} and set(columns.tolist()) == {64}
+
+
+@pytest.mark.parametrize("shape", SHAPES[:-1])
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_distances_of_one_size_need_one_pass(
+    shape: tuple[int, int, int], size: float, found_again: list[Tensor]
+) -> None:
+    B, O, I = shape
+    for p in (1.0, 2.0, 3.0, 8.0, 16.0):
+        gpu.lp_dist(size * rand(B, I), size * rand(O, I), p)
+    assert len(found_again) == 5 and not any(lost.any() for lost in found_again)
+
+
+@pytest.mark.parametrize("p", [2.0, 8.0, 16.0])
+def test_the_largest_sum_of_one_pass_does_not_overflow(p: float, found_again: list[Tensor]) -> None:
+    x = torch.full((2, 300), torch.finfo(torch.float32).max / 64, device=DEVICE)
+    y = gpu.lp_dist(x, -x, p)
+    torch.testing.assert_close(y.double(), reference.lp_dist(x.double(), -x.double(), p), rtol=1e-5, atol=0)
+    assert not found_again[0].any()
+
+
 def test_the_first_of_tied_indices_takes_the_gradient() -> None:
     x, w = torch.randint(-1, 2, (9, 12), device=DEVICE).float(), torch.randint(-1, 2, (11, 12), device=DEVICE).float()
     y, index = gpu.lp_dist_argmax(x, w)
@@ -386,40 +429,12 @@ def test_an_infinite_input_takes_the_gradient_alone(p: float, size: float) -> No
     assert_gradients_match(grad, x, w, y, p)
 
 
-@pytest.mark.parametrize(("features", "columns"), [(1, 32), (27, 32), (64, 64), (65, 128), (128, 128), (5120, 128)])
-def test_few_features_are_not_padded_to_many(features: int, columns: int) -> None:
-    assert gpu.columns_of(features) == columns
-
-
-@pytest.mark.parametrize(("vectors", "tile"), [(0, 16), (1, 16), (10, 16), (17, 32), (64, 64), (65, 64), (5120, 64)])
-def test_few_samples_or_outputs_are_not_padded_to_many(vectors: int, tile: int) -> None:
-    assert gpu.tile_of(vectors) == tile
-
-
-@pytest.mark.parametrize(
-    ("samples", "outputs", "features", "slices"),
-    [
-        (512, 10, 5120, 64),
-        (512, 10, 127, 1),
-        (1, 1, 128, 2),
-        (0, 4, 640, 10),
-        (64 * 33, 64 * 16, 64, 1),
-        (3, 5, 1040, 13),
-    ],
-)
-def test_few_outputs_share_their_inputs_among_programs(samples: int, outputs: int, features: int, slices: int) -> None:
-    x_t, w_t = gpu._slices(torch.ones(samples, features), torch.ones(outputs, features))
-    assert x_t.shape[1] == w_t.shape[1] == slices
-    assert (slices - 1) * len(x_t) < features <= slices * len(x_t)
-    # else the hint of `first_in_span` is false, and a GPU stops at a misaligned address
-    assert slices == 1 or len(x_t) % gpu.SPAN == 0
-    assert x_t.sum() == samples * features and w_t.sum() == outputs * features  # the rest is zeros
-
-
 @pytest.mark.parametrize("p", FINITE)
-def test_slices_add_up_to_the_reference(p: float) -> None:
+@pytest.mark.parametrize("size", [1.0, 2.0**-125])
+def test_slices_add_up_to_the_reference(p: float, size: float) -> None:
     x, w = rand(5, 700), rand(3, 700)
-    assert gpu._slices(x, w)[0].shape[1] == 9
+    x[:2], w[:2] = size * x[:2], size * w[:2]
+    assert gpu_layout.slices(x, w)[0].shape[1] == 9
     y, exact = gpu.lp_dist(x, w, p), reference.lp_dist(x.double(), w.double(), p)
     torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=0)
 
