@@ -33,8 +33,11 @@ _POINTERS |= dict.fromkeys(("sums", "sums_x", "sums_w"), "*i64")
 _POINTERS |= dict.fromkeys(("inverse", "unit_x", "unit_w"), "*fp64")
 _NUMBERS = {"p": "fp32"} | dict.fromkeys(("B", "O", "I", "K", "slices", "pairs", "pulls", "entries"), "i32")
 _SOURCES = (
-    *(f"gpu{part}.py" for part in ("", "_kernels", "_launch", "_layout", "_powers", "_range", "_scatter")),
+    *(f"gpu{part}.py" for part in ("", "_launch", "_layout", "_range", "_scatter")),
+    "kernels/gpu.py",
+    "kernels/gpu_powers.py",
     "order_gpu.py",
+    "padding.py",
     "powers.py",
 )
 _WHOLE = {"ROWS": gpu_layout.TILE, "COLS": gpu_layout.TILE}
@@ -66,7 +69,7 @@ class Kernel(NamedTuple):
 
 
 def kernels() -> Iterator[Kernel]:
-    """Every kernel of `lib.ops.gpu_kernels`; those of p = inf gradients have no loop and no triples."""
+    """Every kernel of `lib.ops.kernels.gpu`; those of p = inf gradients have no loop and no triples."""
     tile, rows = (
         gpu_layout.TILE**2 // (32 * gpu_layout.WARPS),
         gpu_layout.ROWS * gpu_layout.COLS // (32 * gpu_layout.BACKWARD_WARPS),
@@ -146,7 +149,7 @@ def compiled(kernel: Kernel) -> bytes:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from lib.ops import gpu_kernels
+    from lib.ops.kernels import gpu as gpu_kernels
 
     function = getattr(gpu_kernels, kernel.name)
     kinds = {name: _kind(name, kernel.constants) for name in function.arg_names}
@@ -230,7 +233,7 @@ def can_compile() -> bool:
 def _interpreted() -> bool:
     import triton
 
-    from lib.ops import gpu_kernels
+    from lib.ops.kernels import gpu as gpu_kernels
 
     return not isinstance(gpu_kernels.peaks, triton.JITFunction)
 

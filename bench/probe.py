@@ -12,7 +12,8 @@ from numba import njit, prange, set_num_threads
 from bench import clock
 from bench.clock import Found
 from lib.experiments.speed import Timing
-from lib.ops.simd import WIDTH, larger_size, load, multiply_add, size, splat, store
+from lib.ops.cpu_shapes import WIDTH
+from lib.ops.kernels.simd import larger_size, load, multiply_add, size, splat, store
 
 # Chains of one group, and groups: twelve chains keep every unit busy where there are 32 registers, six fill sixteen.
 CHAINS, _GROUPS = 6, (1, 2)

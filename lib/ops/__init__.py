@@ -128,7 +128,6 @@ def _save_for_backward(
     x, w, p, _ = inputs
     y, index = output
     ctx.save_for_backward(x, w, y, index)
-    ctx.set_materialize_grads(True)
     ctx.p = p  # type: ignore[attr-defined]
 
 

@@ -10,13 +10,13 @@ from types import ModuleType
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lib.ops import powers, reference
 from lib.ops.compiled import one_at_a_time, ready
-from lib.ops.cpu_layout import crop, pad, room, shape, shares, slabs, tiles, whole_blocks
+from lib.ops.cpu_layout import flat, grid, room, shares, slabs
+from lib.ops.cpu_shapes import BLOCK, HUGE, WIDTH
+from lib.ops.padding import cropped, padded
 
 _LARGEST_INPUT = 2.0**126
 # Up to this every term is squared out; above, terms that do not count are left out.
@@ -43,22 +43,19 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
 
 def _lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     k = _forward()
-    whole, weights = whole_blocks(x), whole_blocks(w)
+    whole, weights = padded(x, 1, BLOCK), padded(w, 1, BLOCK)
     if len(x) <= _FEW_SAMPLES:
         return _few(whole, weights, p)
-    y, sizes = room(x, w), shape(whole, weights)
+    y, tasks = room(x, w), grid(whole, weights)
     if math.isinf(p):
-        k.forward_max(whole.flatten().numpy(), weights.flatten().numpy(), y.flatten().numpy(), *sizes)
+        k.forward_max(*flat(whole, weights, y), tasks)
     elif squarings := _squarings(p):
         scale = _scale(whole, weights, p)
-        k.forward_squared(
-            whole.flatten().numpy(), (whole * scale).flatten().numpy(), weights.flatten().numpy(), y.flatten().numpy(),
-            np.float32(scale), squarings[1:], *sizes,
-        )  # fmt: skip
+        k.forward_squared(*flat(whole, whole * scale, weights, y), np.float32(scale), squarings[1:], tasks)
     else:
         cut = np.float32(powers.cut_ratio(p, x.shape[1]))
-        k.forward_power(whole.flatten().numpy(), weights.flatten().numpy(), y.flatten().numpy(), _rule(p), cut, *sizes)
-    return crop(y, len(x), len(w))
+        k.forward_power(*flat(whole, weights, y), powers.rule(p), cut, tasks)
+    return cropped(y, len(x), len(w))
 
 
 @one_at_a_time
@@ -66,12 +63,10 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """The p = inf distance y [B, O] and the first index i (int32 [B, O]) with |x_bi - w_oi| = y_bo."""
     if not _in_range(x, w):
         return reference.lp_dist_argmax(x, w)
-    whole, weights, y = whole_blocks(x), whole_blocks(w), room(x, w)
+    whole, weights, y = padded(x, 1, BLOCK), padded(w, 1, BLOCK), room(x, w)
     index = torch.empty(len(x), len(w), dtype=torch.int32)
-    _forward().forward_argmax(
-        whole.flatten().numpy(), weights.flatten().numpy(), y.flatten().numpy(), index.numpy(), *shape(whole, weights)
-    )
-    return crop(y, len(x), len(w)), index
+    _forward().forward_argmax(*flat(whole, weights, y), index.numpy(), grid(whole, weights))
+    return cropped(y, len(x), len(w)), index
 
 
 @one_at_a_time
@@ -98,18 +93,15 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
     """Least and greatest p = inf distance over the box, each [B, O], with the roundings of the reference."""
     if not _in_range(lower, upper, w):
         return reference.linf_dist_bounds(lower, upper, w)
-    low, high, weights = whole_blocks(lower), whole_blocks(upper), whole_blocks(w)
+    low, high, weights = (padded(a, 1, BLOCK) for a in (lower, upper, w))
     least, greatest = room(lower, w), room(lower, w)
-    _forward().forward_bounds(
-        low.flatten().numpy(), high.flatten().numpy(), weights.flatten().numpy(), least.flatten().numpy(),
-        greatest.flatten().numpy(), *shape(low, weights),
-    )  # fmt: skip
-    return crop(least, len(lower), len(w)), crop(greatest, len(lower), len(w))
+    _forward().forward_bounds(*flat(low, high, weights, least, greatest), grid(low, weights))
+    return cropped(least, len(lower), len(w)), cropped(greatest, len(lower), len(w))
 
 
 def _few(x: Tensor, w: Tensor, p: float) -> Tensor:
     y = x.new_empty(len(x), len(w))
-    _forward().forward_few(x.flatten().numpy(), w.flatten().numpy(), y.numpy(), np.float32(p), x.shape[1])
+    _forward().forward_few(*flat(x, w), y.numpy(), np.float32(p), x.shape[1])
     return y
 
 
@@ -125,63 +117,50 @@ def _backward_squared(
     grad: Tensor, x: Tensor, w: Tensor, y: Tensor, squarings: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
     # The kernel takes two outputs at a time; padding has gradient 0.
-    odd, p = len(w) % 2, 2 ** len(squarings)
-    whole, weights = whole_blocks(x), whole_blocks(pad(w, odd, 0))
-    inverse = pad(_inverse(y), 0, odd).T.flatten()
+    whole, weights = padded(x, 1, BLOCK), padded(w, 2, BLOCK)
+    by_output = (padded(a, 1, 2).T for a in (grad, _inverse(y)))
     # Ratios below this have (|t| / y)^p < 2^-60.
-    floor = np.float32(2.0 ** (-120 / p))
+    floor = np.float32(2.0 ** (-120 / 2 ** len(squarings)))
     grad_x, grad_w = slabs(whole, len(weights) // 2), torch.empty_like(weights)
     _backward().backward_squared(
-        whole.flatten().numpy(), weights.flatten().numpy(), grad_x.flatten(1).numpy(), grad_w.flatten().numpy(),
-        pad(grad, 0, odd).T.flatten().numpy(), inverse.numpy(), floor, squarings, _run(p), *shares(grad_x),
-        len(weights),
+        *flat(whole, weights), grad_x.flatten(1).numpy(), *flat(grad_w, *by_output), floor, squarings,
+        _run(2 ** len(squarings)), shares(grad_x, len(weights)),
     )  # fmt: skip
-    return crop(_joined(grad_x), *x.shape), crop(grad_w, *w.shape)
+    return cropped(_joined(grad_x), *x.shape), cropped(grad_w, *w.shape)
 
 
 def _backward_power(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    whole, weights = whole_blocks(x), whole_blocks(w)
-    cut = powers.cut_ratio(p - 1, x.shape[1])
-    cols = -len(w) % tiles().WIDTH
-    cutoff = F.pad(torch.where(y > 0, cut * y, math.inf), (0, cols), value=math.inf)
-    grad_x, grad_w = slabs(whole, -(-len(w) // tiles().WIDTH)), torch.empty_like(weights)
+    whole, weights = padded(x, 1, BLOCK), padded(w, 1, BLOCK)
+    cutoff = torch.where(y > 0, powers.cut_ratio(p - 1, x.shape[1]) * y, math.inf)
+    pairs = padded(grad, 1, WIDTH), padded(_inverse(y), 1, WIDTH), padded(cutoff, 1, WIDTH, math.inf)
+    grad_x, grad_w = slabs(whole, -(-len(w) // WIDTH)), torch.empty_like(weights)
     _backward().backward_power(
-        whole.flatten().numpy(), weights.flatten().numpy(), grad_x.flatten(1).numpy(), grad_w.flatten().numpy(),
-        pad(grad, 0, cols).flatten().numpy(), pad(_inverse(y), 0, cols).flatten().numpy(), cutoff.flatten().numpy(),
-        _rule(p - 1), _run(p), *shares(grad_x), len(w),
+        *flat(whole, weights), grad_x.flatten(1).numpy(), *flat(grad_w, *pairs), powers.rule(p - 1), _run(p),
+        shares(grad_x, len(w)),
     )  # fmt: skip
-    return crop(_joined(grad_x), *x.shape), crop(grad_w, *w.shape)
+    return cropped(_joined(grad_x), *x.shape), cropped(grad_w, *w.shape)
 
 
 def _joined(slabs: Tensor) -> Tensor:
     """The sum of the slabs, which takes the place of the first."""
     if len(slabs) > 1:
-        _backward().join_slabs(slabs.flatten().numpy(), len(slabs), slabs[0].numel())
+        _backward().join_slabs(*flat(slabs), len(slabs), slabs[0].numel())
     return slabs[0]
 
 
 def _run(p: float) -> int:
     """Pulls added one by one before a compensated step: n = 2 p equal ones lose an eighth of the promised p 2^-22."""
-    width = int(tiles().WIDTH)
-    return min(max(int(2 * p) // width * width, width), _LONGEST_RUN)
+    return min(max(int(2 * p) // WIDTH * WIDTH, WIDTH), _LONGEST_RUN)
 
 
 def _inverse(y: Tensor) -> Tensor:
-    return y.reciprocal().clamp_(max=float(tiles().HUGE))
+    return y.reciprocal().clamp_(max=HUGE)
 
 
 def _squarings(p: float) -> tuple[int, ...]:
     """A tuple of length n where p = 2^n is small enough to be squared out, else an empty one."""
     mantissa, exponent = math.frexp(p)
     return (0,) * (exponent - 1) if mantissa == 0.5 and p <= LARGEST_SQUARED_P else ()
-
-
-def _rule(exponent: float) -> tuple[np.float32, int, np.float32, NDArray[np.float32]]:
-    """How the kernels raise to the exponent; -1 squarings where no polynomial is fitted."""
-    if exponent <= powers.LEAST_EXPONENT:
-        return np.float32(exponent), -1, np.float32(-1), np.zeros(1, np.float32)
-    squarings, coefficients = powers.fit(exponent)
-    return np.float32(exponent), squarings, np.float32(powers.least_ratio(exponent) - 1), coefficients
 
 
 def _scale(x: Tensor, w: Tensor, p: float) -> float:
@@ -216,8 +195,8 @@ def _in_range(*inputs: Tensor, terms: int = 1) -> bool:
 
 
 def _forward() -> ModuleType:
-    return ready("cpu_forward")
+    return ready("forward")
 
 
 def _backward() -> ModuleType:
-    return ready("cpu_backward")
+    return ready("backward")

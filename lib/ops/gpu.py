@@ -1,4 +1,4 @@
-"""The l_p distance in float32 on CUDA, by the Triton kernels of `gpu_kernels.py`; functions as in `reference.py`.
+"""The l_p distance in float32 on CUDA, by the Triton kernels of `kernels/gpu.py`; functions as in `reference.py`.
 
 Triton is imported on the first call. Every answer is deterministic: fixed tiles, no autotuning, no atomics but those of
 integers, whose sums do not depend on the order.
@@ -19,13 +19,12 @@ from lib.ops.gpu_layout import (
     SPAN,
     WARPS,
     columns_of,
-    cropped,
-    padded,
-    slices,
+    sliced,
     tile_of,
     tiles_with,
 )
 from lib.ops.gpu_scatter import scattered
+from lib.ops.padding import cropped, padded
 
 # Terms that are added one by one, off by at most 5 2^-24 of their sum, before it joins the compensated total.
 CHUNK = 16
@@ -51,16 +50,16 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
         ModuleNotFoundError: Triton is not installed.
         RuntimeError: Triton finds no C compiler.
     """
-    x_t, w_t = slices(x, w)
+    x_t, w_t = sliced(x, w)
     if math.isinf(p):
-        return cropped(_whole(_peaks(x_t, w_t)[0]), x, w)
+        return cropped(_whole(_peaks(x_t, w_t)[0]), len(x), len(w))
     exponent = gpu_range.exponent(x, w)
     if at_once(p):
         total, unit = _sums_at_once(x_t, w_t, p, exponent, len(x), len(w))
     else:
         total, unit = _sums_of_ratios(x_t, w_t, p, exponent)
     # The root in float64: the backward raises y to the power p, and its error with it.
-    return cropped(total.double().pow_(1 / p).mul_(unit).float(), x, w)
+    return cropped(total.double().pow_(1 / p).mul_(unit).float(), len(x), len(w))
 
 
 def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,8 +69,8 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         ModuleNotFoundError: Triton is not installed.
         RuntimeError: Triton finds no C compiler.
     """
-    x_t, w_t = slices(x, w)
-    y, index = (cropped(a, x, w) for a in _first_of(*_peaks(x_t, w_t, with_span=True), len(x_t)))
+    x_t, w_t = sliced(x, w)
+    y, index = (cropped(a, len(x), len(w)) for a in _first_of(*_peaks(x_t, w_t, with_span=True), len(x_t)))
     launch(
         "first_in_span", y, -(-y.numel() // PAIRS), x, w, y, index, y.numel(), *w.shape, SPAN=SPAN, PAIRS=PAIRS,
         num_warps=WARPS, enable_fp_fusion=False,
@@ -120,11 +119,11 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
         ModuleNotFoundError: Triton is not installed.
         RuntimeError: Triton finds no C compiler.
     """
-    l_t, u_t, w_t = slices(lower, upper, w)
+    l_t, u_t, w_t = sliced(lower, upper, w)
     least = lower.new_zeros(*l_t.shape[1:], w_t.shape[2])
     greatest = torch.zeros_like(least)
     _launch("box_peaks", least, l_t, u_t, w_t, least, greatest)
-    return cropped(_whole(least), lower, w), cropped(_whole(greatest), lower, w)
+    return cropped(_whole(least), len(lower), len(w)), cropped(_whole(greatest), len(lower), len(w))
 
 
 def _sums_at_once(

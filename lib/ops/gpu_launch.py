@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def launch(kernel: str, out: Tensor, programs: int, *arguments: Any, **constants: Any) -> None:
-    """A kernel of `gpu_kernels.py` in so many programs, none at all too, on the device of what it writes."""
+    """A kernel of `kernels/gpu.py` in so many programs, none at all too, on the device of what it writes."""
     with torch.cuda.device_of(out):
         getattr(_kernels(), kernel)[(programs,)](*arguments, **constants)
 
@@ -22,7 +22,7 @@ def _kernels() -> Any:
     """Triton is imported on the first call, and not by those who have no GPU."""
     if importlib.util.find_spec("triton") is None:
         raise ModuleNotFoundError("distances on CUDA need Triton, which is not installed: run `pip install triton`")
-    kernels = importlib.import_module("lib.ops.gpu_kernels")
+    kernels = importlib.import_module("lib.ops.kernels.gpu")
     compiled = isinstance(kernels.peaks, kernels.triton.JITFunction)  # and not interpreted
     if compiled and not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         raise RuntimeError(

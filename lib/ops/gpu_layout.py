@@ -2,8 +2,9 @@
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from lib.ops.padding import padded
 
 # A program of the forward has up to TILE x TILE pairs, 32 of them in the registers of each thread: a step loads 12
 # values for these and is nearly all arithmetic.
@@ -17,7 +18,7 @@ LEAST_SLICE = 64
 SPAN = 16  # inputs among which the first maximum is looked for
 
 
-def slices(*matrices: Tensor) -> list[Tensor]:
+def sliced(*matrices: Tensor) -> list[Tensor]:
     """Each [rows, I] as [I / S, S, rows], S slices of its features: as many as make programs enough with the tiles.
 
     One feature of all rows is one contiguous vector, of whole tiles, and several slices are of whole spans, so that a
@@ -51,14 +52,3 @@ def tile_of(vectors: int) -> int:
 
 def _within(least: int, count: int, most: int) -> int:
     return min(most, max(least, 1 << (count - 1).bit_length()))
-
-
-def padded(a: Tensor, rows: int, cols: int) -> Tensor:
-    """Zeros added up to multiples of so many rows and columns; contiguous, a itself where nothing is missing."""
-    rows, cols = -a.shape[0] % rows, -a.shape[1] % cols
-    return F.pad(a, (0, cols, 0, rows)) if rows or cols else a.contiguous()
-
-
-def cropped(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
-    """The pairs of x and w, without what padded them."""
-    return y[: len(x), : len(w)].contiguous()

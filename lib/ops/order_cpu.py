@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lib.ops import order_reference
 from lib.ops.compiled import one_at_a_time, ready
-from lib.ops.cpu_layout import shape, whole_blocks
+from lib.ops.cpu_layout import flat, grid
+from lib.ops.cpu_shapes import BLOCK, MOST_LARGEST, WIDTH, WORD
+from lib.ops.padding import padded
 
 
 def largest(lower: Tensor, upper: Tensor, w: Tensor, count: int, *, least: bool) -> Tensor:
@@ -49,28 +50,24 @@ def _in_range(count: int, *inputs: Tensor) -> bool:
     if not all(t.numel() for t in inputs):
         return False
     # maxima in the kernels would lose a NaN
-    return count <= ready("order_cpu_kernels").MOST and all(math.isfinite(end) for t in inputs for end in t.aminmax())
+    return count <= MOST_LARGEST and all(math.isfinite(end) for t in inputs for end in t.aminmax())
 
 
 @one_at_a_time
 def _largest(lower: Tensor, upper: Tensor, w: Tensor, count: int, least: bool) -> Tensor:
-    low, weights = whole_blocks(lower).contiguous(), whole_blocks(w).contiguous()
-    high = low if upper is lower else whole_blocks(upper).contiguous()
-    sizes = shape(low, weights)
-    panels = sizes[3]
-    kernels = ready("order_cpu_kernels")
-    values = lower.new_empty(count, len(lower), panels * kernels.WIDTH)
-    inputs = (t.flatten().numpy() for t in (low, high, weights))
-    kernels.largest(*inputs, least, count, values.flatten().numpy(), *sizes)
+    low, weights = padded(lower, 1, BLOCK), padded(w, 1, BLOCK)
+    high = low if upper is lower else padded(upper, 1, BLOCK)
+    tasks = grid(low, weights)
+    values = lower.new_empty(count, len(lower), tasks.panels * WIDTH)
+    ready("order").largest(*flat(low, high, weights), least, count, *flat(values), tasks)
     return values[:, :, : len(w)]
 
 
 @one_at_a_time
 def _places(x: Tensor, w: Tensor, values: Tensor) -> Tensor:
-    kernels, places = ready("order_cpu_kernels"), torch.empty(len(x), len(w), len(values), dtype=torch.int32)
-    more = -x.shape[1] % kernels.WORD
-    x, w = F.pad(x, (0, more), value=math.nan), F.pad(w, (0, more))
-    kernels.find(*(t.contiguous().numpy() for t in (x, w, values)), places.numpy())
+    places = torch.empty(len(x), len(w), len(values), dtype=torch.int32)
+    x, w = padded(x, 1, WORD, math.nan), padded(w, 1, WORD)
+    ready("order").find(x.numpy(), w.numpy(), values.contiguous().numpy(), places.numpy())
     return places
 
 
@@ -78,5 +75,5 @@ def _places(x: Tensor, w: Tensor, values: Tensor) -> Tensor:
 def _gradient(grad: Tensor, x: Tensor, w: Tensor, c: Sequence[float], places: Tensor) -> Tensor:
     gx = torch.zeros_like(x, memory_format=torch.contiguous_format)
     inputs = (t.contiguous().numpy() for t in (grad, x, w))
-    ready("order_cpu_kernels").gradient(*inputs, np.array(c, np.float32), places.contiguous().numpy(), gx.numpy())
+    ready("order").gradient(*inputs, np.array(c, np.float32), places.contiguous().numpy(), gx.numpy())
     return gx

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lib.ops import order_reference
 from lib.ops.gpu_launch import launch
-from lib.ops.gpu_layout import padded
 from lib.ops.gpu_scatter import scattered
+from lib.ops.padding import padded
 
 # A thread of a program has four pairs, and of each the MOST largest distances and where they are in its registers.
 ROWS, COLS, WARPS, MOST = 16, 32, 4, 10

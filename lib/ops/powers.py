@@ -7,6 +7,7 @@ terms beside r = 1, so errors count relative to r^e down to 2^-13, and by r^e be
 
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,23 @@ LEAST_EXPONENT = 16.0
 _BITS = 32
 _NODES = 96
 _LEAST_WEIGHT = 2.0**-13
+
+
+class Rule(NamedTuple):
+    """How a kernel raises to an exponent: squarings (-1: no fit), the least r - 1 that the fit is for, c_7 .. c_0."""
+
+    exponent: np.float32
+    squarings: int
+    least: np.float32
+    coefficients: NDArray[np.float32]
+
+
+def rule(exponent: float) -> Rule:
+    """The fit of an exponent above LEAST_EXPONENT; the others have none."""
+    if exponent <= LEAST_EXPONENT:
+        return Rule(np.float32(exponent), -1, np.float32(-1), np.zeros(1, np.float32))
+    squarings, coefficients = fit(exponent)
+    return Rule(np.float32(exponent), squarings, np.float32(least_ratio(exponent) - 1), coefficients)
 
 
 def least_ratio(exponent: float) -> float:

@@ -16,7 +16,7 @@ from lib import Box, LInfDistNet, LInfDistNetMLP, certify, prune, recipes
 from lib.nets.layers import LInfDist, Normalize
 from lib.nets.sealed import PrunedDist
 from lib.nets.sortnet import SortLinear
-from lib.ops import sparse_kernels
+from lib.ops.kernels import sparse as sparse_kernels
 from lib.robustness.inputs import pixel_box
 from lib.theory.addernet import with_batch_norm
 from lib.training.data import batch, load_data

@@ -434,7 +434,7 @@ def test_an_infinite_input_takes_the_gradient_alone(p: float, size: float) -> No
 def test_slices_add_up_to_the_reference(p: float, size: float) -> None:
     x, w = rand(5, 700), rand(3, 700)
     x[:2], w[:2] = size * x[:2], size * w[:2]
-    assert gpu_layout.slices(x, w)[0].shape[1] == 9
+    assert gpu_layout.sliced(x, w)[0].shape[1] == 9
     y, exact = gpu.lp_dist(x, w, p), reference.lp_dist(x.double(), w.double(), p)
     torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=0)
 

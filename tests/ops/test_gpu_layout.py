@@ -28,7 +28,7 @@ def test_few_samples_or_outputs_are_not_padded_to_many(vectors: int, tile: int) 
     ],
 )
 def test_few_outputs_share_their_inputs_among_programs(samples: int, outputs: int, features: int, slices: int) -> None:
-    x_t, w_t = gpu_layout.slices(torch.ones(samples, features), torch.ones(outputs, features))
+    x_t, w_t = gpu_layout.sliced(torch.ones(samples, features), torch.ones(outputs, features))
     assert x_t.shape[1] == w_t.shape[1] == slices
     assert (slices - 1) * len(x_t) < features <= slices * len(x_t)
     # else the hint of `first_in_span` is false, and a GPU stops at a misaligned address

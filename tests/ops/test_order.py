@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.ops import order, order_cpu_kernels, order_reference, simd
+from lib.ops import order, order_reference
+from lib.ops.cpu_shapes import MOST_LARGEST, WIDTH
 from lib.ops.order import sort_dist, sort_dist_bounds
 
 SHAPES = [(1, 1, 1), (7, 33, 9), (63, 12, 17), (2, 64, 3), (3, 500, 10), (0, 5, 4), (4, 5, 0)]
@@ -53,7 +54,7 @@ class TestValues:
         assert torch.equal(sort_dist(x, w, c), sorted_by_hand((x[:, None] - w).abs(), c))
 
     def test_more_terms_than_the_kernels_keep_are_sorted_by_pytorch(self) -> None:
-        assert order_cpu_kernels.MOST <= simd.WIDTH
+        assert MOST_LARGEST <= WIDTH
         x, w, c = draw(5, 40, 6, count=25)
         assert torch.equal(sort_dist(x, w, c), sorted_by_hand((x[:, None] - w).abs(), c))
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib.ops import reference, sparse, sparse_kernels
+from lib.ops import reference, sparse
+from lib.ops.cpu_shapes import WIDTH
+from lib.ops.kernels import sparse as sparse_kernels
 from lib.ops.shortlists import LANES, MOST_INPUTS, STEP, Shortlists, joined, of_pixels, shortlists
 
 SHAPES = [(1, 1, 1), (3, 63, 10), (33, 257, 65), (64, 100, 7), (70, 30, 40)]
@@ -118,7 +120,7 @@ def terms(steps: slice) -> slice:
 
 
 def test_a_tile_is_as_wide_as_the_kernels_registers() -> None:
-    assert LANES == 3 * sparse_kernels.WIDTH
+    assert LANES == 3 * WIDTH
 
 
 def test_a_list_leaves_out_what_cannot_exceed_the_floor() -> None:

@@ -9,9 +9,8 @@ pointers advance row by row and tile offsets are int64: tensors may have more th
 import triton
 import triton.language as tl
 
-from lib.ops.gpu_powers import power, signed_power
+from lib.ops.kernels.gpu_powers import NAN, power, signed_power
 
-NAN = tl.constexpr(tl.PropagateNan.ALL)
 # Steps that share their addresses and the test for the end, and whose loads wait together; for boxes registers are few.
 UNROLL, BOX_UNROLL = tl.constexpr(4), tl.constexpr(2)
 

@@ -14,7 +14,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-WIDTH = 16
+from lib.ops.cpu_shapes import WIDTH
+
 _LINE = 64  # bytes of a cache that move together
 
 _INT = ir.IntType(32)

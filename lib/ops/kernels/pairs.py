@@ -1,12 +1,11 @@
-"""Numba kernels of one (sample, output) pair, lanes over inputs; layouts in `cpu_tiles.py`."""
+"""Numba kernels of one (sample, output) pair, lanes over inputs; layouts in `tiles.py`."""
 
 from typing import Any
 
 import numpy as np
 
-from lib.ops.cpu_tiles import BLOCK, ONE, ZERO, Array, Rule, compensated, power, powers_of_block, safe_inverse
-from lib.ops.simd import (
-    WIDTH,
+from lib.ops.cpu_shapes import BLOCK, WIDTH
+from lib.ops.kernels.simd import (
     at_least,
     first_bit,
     kernel,
@@ -18,9 +17,11 @@ from lib.ops.simd import (
     total,
     where_greater,
 )
+from lib.ops.kernels.tiles import ONE, ZERO, Array, compensated, power, powers_of_block, safe_inverse
+from lib.ops.powers import Rule
 
-# Of simd.py and cpu_tiles.py, as there.
-PARTS = "47bcc29d68c53ade"
+# As in tiles.py.
+BUILT_ON = "50ae2887167f2b72"
 
 # Terms that are added up one by one, at most: equal ones are all rounded the same way, so sums of runs are compensated.
 RUN = 32

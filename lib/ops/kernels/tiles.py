@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.ops.powers import DEGREE
-from lib.ops.simd import (
-    WIDTH,
+from lib.ops.cpu_shapes import HUGE, ROWS, WIDTH, Grid
+from lib.ops.kernels.simd import (
     aligned,
     exponent,
     kernel,
@@ -31,24 +30,20 @@ from lib.ops.simd import (
     store,
     transpose,
 )
+from lib.ops.powers import DEGREE, Rule
 
 Array = NDArray[np.float32]
 Indices = NDArray[np.int32]
 Exponent = tuple[int, ...]
-# The exponent e and its fit: squarings (-1: none), the least r - 1, the coefficients.
-Rule = tuple[np.float32, int, np.float32, Array]
 
-# SHA-256 of simd.py and powers.py: Numba's cache looks at this file alone, so an edit there must change this line; a
-# test computes it.
-PARTS = "e751c9f9c44a68de"
+# SHA-256 of the files of lib.ops that this one imports: Numba's cache looks at this file alone, so an edit there must
+# change this line; a test computes it.
+BUILT_ON = "e2f391aa38897560"
 
-BLOCK = 32
-# A tile is four samples by one panel: eight registers of AVX2 for the results, eight to work with.
-ROWS = 4
 TILE = ROWS * WIDTH
 
 ZERO, ONE = np.float32(0), np.float32(1)
-_TINY, HUGE = np.float32(1e-45), np.float32(3e38)
+_TINY, _HUGE = np.float32(1e-45), np.float32(HUGE)
 _SMALLEST_EXPONENT = np.float32(-126)
 
 # 2^23 + 2^22: adding it rounds a small float32 to an integer held in the low bits.
@@ -111,7 +106,7 @@ def powers_of_block(d0: Any, d1: Any, inverse: Any, rule: Rule) -> Any:
 @kernel()
 def safe_inverse(a: np.float32) -> np.float32:
     """1 / a for a >= 0, kept finite."""
-    return min(ONE / max(a, _TINY), HUGE)
+    return min(ONE / max(a, _TINY), _HUGE)
 
 
 # -- tiles of four samples and one panel of outputs -------------------------------------------------------------------
@@ -133,19 +128,19 @@ def fill_panel(w: Array, q: int, scale: np.float32, features: int, outputs: int,
 
 
 @kernel()
-def stripe_of(task: int, stripes: int, samples: int) -> tuple[int, int, int]:
+def stripe_of(task: int, grid: Grid) -> tuple[int, int, int]:
     """The panel of a task and its samples b0..b1; neighbouring tasks share a panel."""
-    tiles = (samples + ROWS - 1) // ROWS
-    length = (tiles + stripes - 1) // stripes * ROWS
-    b0 = task % stripes * length
-    return task // stripes, b0, min(b0 + length, samples)
+    tiles = (grid.samples + ROWS - 1) // ROWS
+    length = (tiles + grid.stripes - 1) // grid.stripes * ROWS
+    b0 = task % grid.stripes * length
+    return task // grid.stripes, b0, min(b0 + length, grid.samples)
 
 
 @kernel()
-def panel_of(w: Array, q: int, scale: np.float32, features: int, outputs: int) -> Array:
+def panel_of(w: Array, q: int, scale: np.float32, grid: Grid) -> Array:
     """The weights of one panel, scaled: a copy for one task."""
-    lanes = aligned(features * WIDTH)
-    fill_panel(w, q, scale, features, outputs, lanes, 0)
+    lanes = aligned(grid.features * WIDTH)
+    fill_panel(w, q, scale, grid.features, grid.outputs, lanes, 0)
     return lanes
 
 

@@ -1,4 +1,4 @@
-"""Numba kernels of the largest distances, float32 on the CPU; layouts and tasks as in `cpu_tiles.py`.
+"""Numba kernels of the largest distances, float32 on the CPU; layouts and tasks as in `tiles.py`.
 
 No fast-math at all: every value is the executed |x - w| itself, the same in every kernel.
 """
@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from lib.ops.cpu_tiles import ONE, ZERO, Array, Indices, panel_of, stripe_of
-from lib.ops.simd import (
-    WIDTH,
+from lib.ops.cpu_shapes import MOST_LARGEST, WIDTH, WORD, Grid
+from lib.ops.kernels.simd import (
     aligned,
     at_least,
     first_bit,
@@ -25,13 +24,12 @@ from lib.ops.simd import (
     store,
     zeros,
 )
+from lib.ops.kernels.tiles import ONE, ZERO, Array, Indices, panel_of, stripe_of
 
-# Of simd.py and cpu_tiles.py, as there.
-PARTS = "47bcc29d68c53ade"
+# As in tiles.py.
+BUILT_ON = "cd08d6430462273d"
 
 STEP = 4  # inputs taken at a time
-WORD = 64  # inputs looked at together: how often a loop ends is what a processor guesses wrong
-MOST = 10  # order statistics kept, at most WIDTH; a constant, so that the compiler keeps the loops over them straight
 
 
 @kernel()
@@ -48,7 +46,7 @@ def sift(low: Array, high: Array, at: int, lanes: Array, row: int, least: bool, 
     t1 = distance(low, high, at + 1, lanes, row + WIDTH, least)
     t2 = distance(low, high, at + 2, lanes, row + 2 * WIDTH, least)
     t3 = distance(low, high, at + 3, lanes, row + 3 * WIDTH, least)
-    for k in range(MOST):
+    for k in range(MOST_LARGEST):
         a = load(best, k * WIDTH)
         b, t0 = larger_size(a, t0), smaller_size(a, t0)
         a, t1 = larger_size(b, t1), smaller_size(b, t1)
@@ -59,13 +57,13 @@ def sift(low: Array, high: Array, at: int, lanes: Array, row: int, least: bool, 
 
 @kernel(parallel=True)
 def largest(
-    low: Array, high: Array, w: Array, least: bool, count: int, out: Array, stripes: int, samples: int, features: int,
-    panels: int, outputs: int,
+    low: Array, high: Array, w: Array, least: bool, count: int, out: Array, grid: Grid
 ) -> None:  # fmt: skip
     """out[k, b, o]: the k-th largest distance, k < count, the least or greatest of a box; out [count, B, P WIDTH]."""
+    stripes, samples, features, panels, _ = grid
     for task in prange(panels * stripes):
-        q, b0, b1 = stripe_of(task, stripes, samples)
-        lanes, best = panel_of(w, q, ONE, features, outputs), aligned(MOST * WIDTH)
+        q, b0, b1 = stripe_of(task, grid)
+        lanes, best = panel_of(w, q, ONE, grid), aligned(MOST_LARGEST * WIDTH)
         for b in range(b0, b1):
             best[:] = ZERO
             for i in range(0, features, STEP):

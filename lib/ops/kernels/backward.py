@@ -1,4 +1,4 @@
-"""Numba kernels of the backward pass, both gradients at once; layouts in `cpu_tiles.py`.
+"""Numba kernels of the backward pass, both gradients at once; layouts in `tiles.py`.
 
 A task owns one block of inputs and one share of the outputs, and works on copies of both, with their sums beside them;
 grad_x has a slab per share. Pulls are added up in runs, and runs in sums that carry what rounding them loses: equal
@@ -11,25 +11,8 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from lib.ops.cpu_tiles import (
-    BLOCK,
-    ONE,
-    ROWS,
-    TILE,
-    ZERO,
-    Array,
-    Exponent,
-    Indices,
-    Rule,
-    compensated,
-    fill_panel,
-    four_rows,
-    powers_of_block,
-    store_tile,
-    tile_max,
-)
-from lib.ops.simd import (
-    WIDTH,
+from lib.ops.cpu_shapes import BLOCK, ROWS, WIDTH, Shares
+from lib.ops.kernels.simd import (
     aligned,
     at_least,
     first_bit,
@@ -44,9 +27,24 @@ from lib.ops.simd import (
     with_sign,
     zeros,
 )
+from lib.ops.kernels.tiles import (
+    ONE,
+    TILE,
+    ZERO,
+    Array,
+    Exponent,
+    Indices,
+    compensated,
+    fill_panel,
+    four_rows,
+    powers_of_block,
+    store_tile,
+    tile_max,
+)
+from lib.ops.powers import Rule
 
-# Of simd.py and cpu_tiles.py, as there.
-PARTS = "47bcc29d68c53ade"
+# As in tiles.py.
+BUILT_ON = "50ae2887167f2b72"
 
 # Samples whose inputs and gradients stay in the first-level cache while a dense pass goes over the outputs.
 CHUNK = 64
@@ -152,9 +150,10 @@ def two_outputs_gradient(
 @kernel(parallel=True)
 def backward_squared(
     x: Array, w: Array, grad_x: Array, grad_w: Array, g: Array, inverse: Array, floor: np.float32,
-    squarings: Exponent, run: int, shares: int, blocks: int, samples: int, outputs: int,
+    squarings: Exponent, run: int, tasks: Shares,
 ) -> None:  # fmt: skip
-    """p = 2^n, every term squared out; `outputs` is even."""
+    """p = 2^n, every term squared out; the outputs are even in number."""
+    shares, blocks, samples, outputs = tasks
     features = blocks * BLOCK
     for task in prange(shares * blocks):
         share, n, u0, u1 = share_of(task, blocks, shares, outputs // 2)
@@ -208,13 +207,14 @@ def tile_gradient(
 @kernel(parallel=True)
 def backward_power(
     x: Array, w: Array, grad_x: Array, grad_w: Array, g: Array, inverse: Array, cutoff: Array,
-    rule: Rule, run: int, shares: int, blocks: int, samples: int, outputs: int,
+    rule: Rule, run: int, tasks: Shares,
 ) -> None:  # fmt: skip
     """Any p: a block of inputs is left out for the pairs in which it holds nothing that reaches the cutoff.
 
     g, inverse and cutoff [B, P WIDTH]; the cutoff is infinite for outputs that are only padding, or 0 apart. A run is
     of `run` samples or outputs, a multiple of WIDTH.
     """
+    shares, blocks, samples, outputs = tasks
     panels, features = (outputs + WIDTH - 1) // WIDTH, blocks * BLOCK
     for task in prange(shares * blocks):
         share, n, q0, q1 = share_of(task, blocks, shares, panels)

@@ -12,9 +12,8 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from lib.ops.shortlists import LANES, STEP, Shortlists
-from lib.ops.simd import (
-    WIDTH,
+from lib.ops.cpu_shapes import WIDTH
+from lib.ops.kernels.simd import (
     aligned,
     at_least,
     kernel,
@@ -27,12 +26,13 @@ from lib.ops.simd import (
     store,
     transpose,
 )
+from lib.ops.shortlists import LANES, STEP, Shortlists
 
 Array = NDArray[np.float32]
 Counts = NDArray[np.int64]
 
-# Of shortlists.py and simd.py: Numba's cache does not see changes in other files, so a test holds this to those.
-PARTS = "4e30aed822c18b0b"
+# As in tiles.py.
+BUILT_ON = "3f340c807fcfff65"
 
 # From so many samples on, shorter lists repay the look at every term.
 MANY = 256

@@ -1,31 +1,13 @@
-"""Numba kernels of the forward pass and of the interval bounds; layouts in `cpu_tiles.py`."""
+"""Numba kernels of the forward pass and of the interval bounds; layouts in `tiles.py`."""
 
 from typing import Any
 
 import numpy as np
 from numba import prange
 
-from lib.ops.cpu_pairs import LEAST_TOTAL, RUN, first_in_span, pair_max, pair_norm, pair_sum, root, whole_sum
-from lib.ops.cpu_tiles import (
-    BLOCK,
-    ONE,
-    ROWS,
-    TILE,
-    ZERO,
-    Array,
-    Exponent,
-    Indices,
-    Rule,
-    compensated,
-    four_rows,
-    panel_of,
-    safe_inverse,
-    store_tile,
-    stripe_of,
-    tile_max,
-)
-from lib.ops.simd import (
-    WIDTH,
+from lib.ops.cpu_shapes import BLOCK, ROWS, WIDTH, Grid
+from lib.ops.kernels.pairs import LEAST_TOTAL, RUN, first_in_span, pair_max, pair_norm, pair_sum, root, whole_sum
+from lib.ops.kernels.simd import (
     aligned,
     at_least,
     first_bit,
@@ -42,9 +24,25 @@ from lib.ops.simd import (
     total,
     where_greater,
 )
+from lib.ops.kernels.tiles import (
+    ONE,
+    TILE,
+    ZERO,
+    Array,
+    Exponent,
+    Indices,
+    compensated,
+    four_rows,
+    panel_of,
+    safe_inverse,
+    store_tile,
+    stripe_of,
+    tile_max,
+)
+from lib.ops.powers import Rule
 
-# Of simd.py, cpu_tiles.py and cpu_pairs.py, as there.
-PARTS = "a70e941e7f5febd5"
+# As in tiles.py.
+BUILT_ON = "b6c023c7aecc2d31"
 
 # Inputs among which the first maximum is looked for: as many as there are bits in a mask.
 SPAN = 64
@@ -100,13 +98,12 @@ def whole_tile_sum(
 
 
 @kernel(parallel=True)
-def forward_max(
-    x: Array, w: Array, y: Array, stripes: int, samples: int, features: int, panels: int, outputs: int
-) -> None:
+def forward_max(x: Array, w: Array, y: Array, grid: Grid) -> None:
     """y[b, o] = max_i |x_bi - w_oi|, exactly as rounded; y [B, P WIDTH] with B padded to whole tiles."""
+    stripes, samples, features, panels, _ = grid
     for task in prange(panels * stripes):
-        q, b0, b1 = stripe_of(task, stripes, samples)
-        lanes = panel_of(w, q, ONE, features, outputs)
+        q, b0, b1 = stripe_of(task, grid)
+        lanes = panel_of(w, q, ONE, grid)
         for b in range(b0, b1, ROWS):
             tile = tile_max(x, four_rows(b, samples, features), lanes, 0, features)
             store_tile(tile, y, (b * panels + q) * WIDTH, panels * WIDTH)
@@ -131,13 +128,12 @@ def tile_first_span(
 
 
 @kernel(parallel=True)
-def forward_argmax(
-    x: Array, w: Array, y: Array, index: Indices, stripes: int, samples: int, features: int, panels: int, outputs: int
-) -> None:
+def forward_argmax(x: Array, w: Array, y: Array, index: Indices, grid: Grid) -> None:
     """As `forward_max`, and index [B, O], the first input that attains the maximum."""
+    stripes, samples, features, panels, outputs = grid
     for task in prange(panels * stripes):
-        q, b0, b1 = stripe_of(task, stripes, samples)
-        lanes = panel_of(w, q, ONE, features, outputs)
+        q, b0, b1 = stripe_of(task, grid)
+        lanes = panel_of(w, q, ONE, grid)
         found = aligned(TILE)
         for b in range(b0, b1, ROWS):
             rows = four_rows(b, samples, features)
@@ -152,17 +148,17 @@ def forward_argmax(
 
 @kernel(parallel=True)
 def forward_squared(
-    x: Array, scaled: Array, w: Array, y: Array, scale: np.float32, squarings: Exponent,
-    stripes: int, samples: int, features: int, panels: int, outputs: int,
-) -> None:  # fmt: skip
+    x: Array, scaled: Array, w: Array, y: Array, scale: np.float32, squarings: Exponent, grid: Grid
+) -> None:
     """p = 2^n in one pass over scaled inputs; a pair whose sum left the safe range is done again from the raw ones.
 
     The scale is a power of two, which has an inverse.
     """
+    stripes, samples, features, panels, outputs = grid
     unscale = ONE / scale
     for task in prange(panels * stripes):
-        q, b0, b1 = stripe_of(task, stripes, samples)
-        lanes, valid = panel_of(w, q, scale, features, outputs), (1 << min(WIDTH, outputs - q * WIDTH)) - 1
+        q, b0, b1 = stripe_of(task, grid)
+        lanes, valid = panel_of(w, q, scale, grid), (1 << min(WIDTH, outputs - q * WIDTH)) - 1
         for b in range(b0, b1, ROWS):
             rows = four_rows(b, samples, features)
             y0, stride = (b * panels + q) * WIDTH, panels * WIDTH
@@ -229,21 +225,19 @@ def tile_power(
             for j in range(valid):
                 i, row = r * WIDTH + j, c + j * features
                 inverse = splat_at(values, _INVERSE + i)
-                values[_TOTAL + i] = total(whole_sum(x, rows[r], w, row, features, inverse, splat(rule[0])))
+                values[_TOTAL + i] = total(whole_sum(x, rows[r], w, row, features, inverse, splat(rule.exponent)))
     for r in range(0, TILE, WIDTH):
         safe = larger_size(splat(LEAST_TOTAL), load(values, _TOTAL + r))
-        store(values, _NORM + r, load(values, _NORM + r) * root(safe, rule[0]))
+        store(values, _NORM + r, load(values, _NORM + r) * root(safe, rule.exponent))
 
 
 @kernel(parallel=True)
-def forward_power(
-    x: Array, w: Array, y: Array, rule: Rule, cut: np.float32,
-    stripes: int, samples: int, features: int, panels: int, outputs: int,
-) -> None:  # fmt: skip
+def forward_power(x: Array, w: Array, y: Array, rule: Rule, cut: np.float32, grid: Grid) -> None:
     """Any other finite p, a tile after the other; terms below cut times the largest of their pair are left out."""
+    stripes, samples, features, panels, outputs = grid
     for task in prange(panels * stripes):
-        q, b0, b1 = stripe_of(task, stripes, samples)
-        lanes = panel_of(w, q, ONE, features, outputs)
+        q, b0, b1 = stripe_of(task, grid)
+        lanes = panel_of(w, q, ONE, grid)
         peaks, values = aligned(features // BLOCK * TILE), aligned(4 * TILE)
         sums = aligned(WIDTH * WIDTH)
         valid = min(WIDTH, outputs - q * WIDTH)
@@ -257,14 +251,12 @@ def forward_power(
 
 
 @kernel(parallel=True)
-def forward_bounds(
-    lower: Array, upper: Array, w: Array, least: Array, greatest: Array,
-    stripes: int, samples: int, features: int, panels: int, outputs: int,
-) -> None:  # fmt: skip
+def forward_bounds(lower: Array, upper: Array, w: Array, least: Array, greatest: Array, grid: Grid) -> None:
     """max(l - w, w - u, 0) and max(|l - w|, |u - w|), both from the ranges of w - l and w - u."""
+    stripes, _, features, panels, _ = grid
     for task in prange(panels * stripes):
-        q, b0, b1 = stripe_of(task, stripes, samples)
-        lanes = panel_of(w, q, ONE, features, outputs)
+        q, b0, b1 = stripe_of(task, grid)
+        lanes = panel_of(w, q, ONE, grid)
         for b in range(b0, b1):
             low_height = high_height = splat(ZERO)
             low_depth = high_depth = splat(-ZERO)
