@@ -21,8 +21,8 @@ from lib.ops.padding import cropped, padded
 _LARGEST_INPUT = 2.0**126
 # Up to this every term is squared out; above, terms that do not count are left out.
 LARGEST_SQUARED_P = 32
-# So few samples do not pay for packing the weights.
-_FEW_SAMPLES = 3
+# So few samples do not pay for packing the weights, at finite p only up to so many triples.
+_FEW_SAMPLES, _FEW_TRIPLES = 3, 2**17
 # Pulls in one run, at most.
 _LONGEST_RUN = 64
 # Below it the inverse of a distance is no float32.
@@ -44,7 +44,7 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
 def _lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     k = _forward()
     whole, weights = padded(x, 1, BLOCK), padded(w, 1, BLOCK)
-    if len(x) <= _FEW_SAMPLES:
+    if len(x) <= _FEW_SAMPLES and (math.isinf(p) or len(x) * w.numel() <= _FEW_TRIPLES):
         return _few(whole, weights, p)
     y, tasks = room(x, w), grid(whole, weights)
     if math.isinf(p):

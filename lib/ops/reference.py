@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_TILE_ELEMENTS = 1 << 24
+# Differences at a time: what a cache holds, and on other devices what keeps thousands of threads busy.
+_CPU_TILE, _TILE = 1 << 18, 1 << 24
 
 
 def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
@@ -79,9 +80,9 @@ def _widen(a: Tensor) -> Tensor:
 
 
 def _tiles(x: Tensor, w: Tensor) -> Iterator[tuple[slice, slice]]:
-    features = max(1, x.shape[1])
-    rows = max(1, min(len(x), _TILE_ELEMENTS // features))
-    cols = max(1, _TILE_ELEMENTS // (rows * features))
+    size, features = _CPU_TILE if x.device.type == "cpu" else _TILE, max(1, x.shape[1])
+    rows = max(1, min(len(x), size // features))
+    cols = max(1, size // (rows * features))
     for row in range(0, len(x), rows):
         for col in range(0, len(w), cols):
             yield slice(row, row + rows), slice(col, col + cols)

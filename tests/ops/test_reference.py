@@ -69,7 +69,7 @@ def test_values_and_gradients_are_those_of_the_plain_formula(p: float) -> None:
 def test_tiles_change_nothing(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
     x, w = random_pair(7, 13, 11)
     whole = reference.lp_dist(x, w, p), *backward(x, w, p), *reference.linf_dist_bounds(x - 0.1, x + 0.1, w)
-    monkeypatch.setattr(reference, "_TILE_ELEMENTS", 40)
+    monkeypatch.setattr(reference, "_CPU_TILE", 40)
     tiled = reference.lp_dist(x, w, p), *backward(x, w, p), *reference.linf_dist_bounds(x - 0.1, x + 0.1, w)
     for a, b in zip(whole, tiled, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
