@@ -95,13 +95,18 @@ def passing_on(trainer: L.Trainer) -> Iterator[None]:
     if not isinstance(launcher, _MultiProcessingLauncher) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = False
+    asked = over = False
 
     def pass_on(*_: object) -> None:
         nonlocal asked
         asked = True
         for rank in launcher.procs:
             rank.terminate()
+        if not launcher.procs and not over:
+            # Lightning names the ranks only when it has started them all
+            again = threading.Timer(0.1, pass_on)
+            again.daemon = True
+            again.start()
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
@@ -111,6 +116,7 @@ def passing_on(trainer: L.Trainer) -> Iterator[None]:
         if not asked:
             raise
     finally:
+        over = True
         signal.signal(signal.SIGTERM, before)
     if asked:
         raise SystemExit(TERMINATED)

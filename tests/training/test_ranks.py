@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.strategies.launchers import multiprocessing
 from torch import Tensor
 
 from lib.__main__ import STOPPED, main
@@ -124,6 +126,18 @@ class TestAskedToEnd:
         words = [*self.WORDS, "--set", "width=8", "--results", str(tmp_path), "--max-minutes", "1e-6"]
         assert main(words) == STOPPED
         assert step < callbacks.read_checkpoint(checkpoint)["global_step"] <= step + 10
+
+    def test_ranks_that_are_only_starting_are_asked_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def start(*arguments: Any, **options: Any) -> Any:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return start_processes(*arguments, **options)
+
+        start_processes = multiprocessing.mp.start_processes
+        monkeypatch.setattr(multiprocessing.mp, "start_processes", start)
+        with pytest.raises(SystemExit) as stop:
+            train(tiny(), tmp_path, devices=2)
+        assert stop.value.code == TERMINATED
+        assert not (tmp_path / "last.ckpt").exists()
 
     def test_ranks_do_not_outlive_a_parent_that_is_killed(self, running: subprocess.Popen[str]) -> None:
         running.kill()
