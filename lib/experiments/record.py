@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.recipes import BUDGETS, Budget, Recipe
+from lib.recipes.values import nearest_float
 
 SCHEMA = 1
+EPOCH = ("epoch", "p", "lr", "eps", "loss", "accuracy", "seconds")  # the names in a row of the history
 
 Bools = npt.NDArray[np.bool_]
 
@@ -37,7 +39,7 @@ class Record:
     # bytes: on a GPU of this run, else the most that its process, notebook included, ever took; where several processes
     # trained, or an earlier run did, of the evaluation alone
     peak_memory: int
-    history: list[dict[str, float]]  # one row per epoch; p is inf at the end
+    history: list[dict[str, float]]  # one row of `EPOCH` per epoch; p is inf at the end
     eps: float  # radius of evaluation, pixels
     n: int  # images evaluated
     clean: int  # right
@@ -53,6 +55,7 @@ class Record:
         check_schema(self.schema)
         _check_asked(self)
         _check_numbers(self)
+        _check_history(self)
         _check_counts(self)
         resolved = {name: getattr(self.recipe, name) for name in sorted(self.overrides)}
         object.__setattr__(self, "overrides", resolved)
@@ -243,13 +246,27 @@ def _check_asked(record: Record) -> None:
 def _check_numbers(record: Record) -> None:
     for name in ("seconds_train", "seconds_evaluate", "peak_memory"):
         value = getattr(record, name)
-        if not 0 <= value < math.inf:
+        if not 0 <= nearest_float(value) < math.inf:
             raise ValueError(f"{name} is {value}, expected a finite number of at least 0")
+
+
+def _check_history(record: Record) -> None:
+    if len(record.history) != record.recipe.epochs:
+        raise ValueError(
+            f"history has {len(record.history)} rows, expected {record.recipe.epochs}, one per epoch of the recipe"
+        )
     for row in record.history:
+        if set(row) != set(EPOCH):
+            raise ValueError(f"history has a row of {sorted(row)}, expected {sorted(EPOCH)}")
         for name, value in row.items():
             # p = inf is an exponent like any other
-            if not isinstance(value, (int, float)) or not (math.isfinite(value) or (name == "p" and value > 0)):
+            if not _is_finite(value) and not (name == "p" and value == math.inf):
                 raise ValueError(f"history has {name} = {value!r}, expected a finite number")
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a number, and one that a float can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(nearest_float(value))
 
 
 def _check_counts(record: Record) -> None:

@@ -60,7 +60,7 @@ def typed(name: str, value: Any, hint: Any) -> Any:
     return value
 
 
-def nearest_float(value: Real) -> float:
+def nearest_float(value: Real | float) -> float:
     """The float nearest to a number, infinity where it is larger than all of them."""
     try:
         return float(value)

@@ -45,8 +45,16 @@ def record_of(table: Table, name: str, budget: str, seed: int, **overrides: Any)
         seconds_evaluate=3.25,
         peak_memory=2**30,
         history=[
-            {"epoch": e, "p": 8.0 if e < 2 else math.inf, "loss": 1 / (e + 1), "accuracy": 0.9, "seconds": 4.0**e}
-            for e in range(3)
+            {
+                "epoch": epoch,
+                "p": 8.0 if epoch < recipe.epochs - 1 else math.inf,
+                "lr": 0.02,
+                "eps": 0.0,
+                "loss": 1 / (epoch + 1),
+                "accuracy": 0.9,
+                "seconds": 4.0 if epoch else 100.0,
+            }
+            for epoch in range(recipe.epochs)
         ],
         eps=recipe.eps_test,
         n=len(table.label),

@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import subprocess
 from collections.abc import Callable
@@ -228,8 +229,8 @@ class TestBadRecords:
             ({"overrides": {"widht": 3}}, "unknown recipe field 'widht'"),
             ({"seconds_train": float("nan")}, "seconds_train is nan, expected a finite number"),
             ({"peak_memory": -1}, "peak_memory is -1, expected a finite number"),
-            ({"history": [{"loss": float("inf")}]}, "history has loss = inf, expected a finite number"),
-            ({"history": [{"p": float("-inf")}]}, "history has p = -inf"),
+            ({"peak_memory": 10**400}, "peak_memory is 10+, expected a finite number"),
+            ({"history": []}, "history has 0 rows, expected [1-9][0-9]*, one per epoch"),
             ({"schema": SCHEMA + 1}, "a newer version"),
             ({"schema": SCHEMA - 1}, "an older version"),
         ],
@@ -237,6 +238,29 @@ class TestBadRecords:
     def test_values_out_of_range_are_refused(self, make_run: Run, changes: dict[str, Any], sentence: str) -> None:
         with pytest.raises(ValueError, match=sentence):
             dataclasses.replace(make_run()[0], **changes)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "sentence"),
+        [
+            ("loss", math.inf, "history has loss = inf, expected a finite number"),
+            pytest.param("loss", 10**400, "history has loss = 10+, expected a finite number", id="beyond-a-float"),
+            ("accuracy", True, "history has accuracy = True, expected a finite number"),
+            ("seconds", "4", "history has seconds = '4', expected a finite number"),
+            ("p", -math.inf, "history has p = -inf, expected a finite number"),
+            ("colour", 1.0, r"history has a row of \['accuracy', 'colour', .*\], expected \['accuracy', 'epoch', "),
+        ],
+    )
+    def test_a_bad_row_of_the_history_is_refused(self, make_run: Run, name: str, value: Any, sentence: str) -> None:
+        record = make_run()[0]
+        *rows, last = record.history
+        with pytest.raises(ValueError, match=sentence):
+            dataclasses.replace(record, history=[*rows, last | {name: value}])
+
+    def test_a_row_without_its_seconds_is_refused(self, make_run: Run) -> None:
+        record = make_run()[0]
+        rows = [{name: value for name, value in row.items() if name != "seconds"} for row in record.history]
+        with pytest.raises(ValueError, match=r"history has a row of .*'p'\], expected .*'seconds'\]"):
+            dataclasses.replace(record, history=rows)
 
     @pytest.mark.parametrize(
         "changes",

@@ -397,7 +397,7 @@ class TestFigures:
         record = make_run()[0]
         loss, accuracy, p = report.plot_history(record).axes
         np.testing.assert_allclose(loss.lines[0].get_ydata(), [row["loss"] for row in record.history])
-        np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [90.0, 90.0, 90.0])
+        np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [90.0] * record.recipe.epochs)
         assert np.isnan(p.lines[0].get_ydata()[-1])
         assert [patch.get_label() for patch in p.patches] == ["p = inf"]
 
