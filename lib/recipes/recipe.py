@@ -142,7 +142,8 @@ _positive, _not_negative = partial(operator.lt, 0), partial(operator.le, 0)
 
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "classes": (lambda k: k >= 2, "at least 2"),
-    "std": (_positive, "more than 0"),
+    # as for a net: beyond, the float32 nearest to it may be far from it
+    "std": (lambda std: 2.0**-100 <= std <= 2.0**100, "2^-100 to 2^100"),
     "width": (_positive, "at least 1"),
     "depth": (_positive, "at least 1"),
     "hidden": (_not_negative, "at least 0"),

@@ -53,7 +53,10 @@ def typed(name: str, value: Any, hint: Any) -> Any:
             raise ValueError(f"{name} is {value!r}, expected a finite number")
         return converted
     if hint is int and not isinstance(value, bool) and isinstance(value, Integral):
-        return int(value)
+        whole = int(value)
+        if abs(whole) >= 2**63:
+            raise ValueError(f"{name} is {value!r}, expected a whole number between -2^63 and 2^63")
+        return whole
     # bool is a subclass of int, and `epochs = true` is a mistake
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise TypeError(f"{name} is {value!r}, expected {hint.__name__}")
