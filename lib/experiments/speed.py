@@ -66,7 +66,7 @@ class Timing:
     @property
     def triples(self) -> int:
         """(sample, input, output) triples of one run; of a probe, single-lane instructions."""
-        return self.batch * sum(a * b for a, b in zip(self.widths, self.widths[1:], strict=False))
+        return self.batch * sum(a * b for a, b in itertools.pairwise(self.widths))
 
     @property
     def rate(self) -> float:
@@ -122,18 +122,18 @@ def read(path: str | Path) -> Speed:
 
     Raises:
         FileNotFoundError: no such file; says which there are.
-        ValueError: another schema, or a field that is missing, unknown or out of range.
+        ValueError: not JSON, another schema, or a field that is missing, unknown or out of range.
     """
     path = Path(path)
     if not path.is_file():
         there = ", ".join(sorted(other.stem for other in path.parent.glob("*.json")))
         raise FileNotFoundError(f"measurements {path.stem} do not exist, expected one of {there or 'no file yet'}")
     raw = json.loads(path.read_text(encoding="utf-8"))
-    if raw.pop("schema", None) != SCHEMA:
+    if not isinstance(raw, dict) or raw.pop("schema", None) != SCHEMA:
         raise ValueError(f"{path.name} has another schema, expected {SCHEMA}")
     try:
         return Speed(**raw | {"sections": {name: _section(name, body) for name, body in raw["sections"].items()}})
-    except (TypeError, KeyError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError) as error:
         raise ValueError(f"{path.name} is no file of measurements: {error}") from error
 
 

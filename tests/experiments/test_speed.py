@@ -84,6 +84,23 @@ def test_a_damaged_file_is_refused(change: object, tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[1]",
+        '{"schema": 1, "sections": []}',
+        '{"schema": 1, "sections": {"odd": null}}',
+        '{"schema": 1, "sections": {"odd": {"timings": [[]]}}}',
+    ],
+)
+def test_json_of_another_shape_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "abacus.json").write_text(text)
+    with pytest.raises(ValueError, match=r"[Ee]xpect|no file of measurements"):
+        read(tmp_path / "abacus.json")
+
+
 def test_a_rate_is_triples_over_the_median() -> None:
     assert (timing().median, timing().triples, timing().rate) == (2e-9, 200, 100)
     assert timing(widths=(3, 5, 2)).triples == 4 * (15 + 10)
