@@ -85,7 +85,7 @@ def run(
     if Path(results).exists() and not Path(results).is_dir():
         raise ValueError(f"results is {results}, expected a folder")
     target = resolve_device(device)
-    check_ranks(resolved, devices, num_nodes)
+    check_ranks(resolved, target, devices, num_nodes)
     # of what is now loaded
     origin = Origin(*provenance.commit(), provenance.versions(), _words(target, devices * num_nodes))
     data = load_data(resolved, data_root)

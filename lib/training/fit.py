@@ -105,7 +105,7 @@ def fit(
     if not len(train):
         raise ValueError("train has 0 images, expected at least one")
     target = resolve_device(device)
-    check_ranks(recipe, devices, num_nodes)
+    check_ranks(recipe, target, devices, num_nodes)
     path = workdir / "last.ckpt"
     run = recipe.as_dict() | {"seed": seed, "images": len(train)}
     resume = path.exists()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import lightning as L
+import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
@@ -34,14 +35,22 @@ def node_rank(num_nodes: int) -> int:
     return int(os.environ["NODE_RANK"]) if num_nodes > 1 else 0
 
 
-def check_ranks(recipe: Recipe, devices: int, num_nodes: int) -> None:
-    """Raises ValueError unless the run can be split and each of several machines knows its number and the first."""
+def check_ranks(recipe: Recipe, device: torch.device, devices: int, num_nodes: int) -> None:
+    """Raises ValueError unless the run can be split so on devices of that kind, and each of several machines knows its
+    number and the first."""
     if recipe.keep_prob is not None and devices * num_nodes > 1:
         # from the same numbers each rank would leave the same inputs out of its own images
         raise ValueError(
             f"devices and num_nodes are {devices} and {num_nodes}, expected 1 and 1 for model {recipe.model}, "
             "which draws the inputs it leaves out for a whole batch"
         )
+    if devices * num_nodes > recipe.batch_size:
+        raise ValueError(
+            f"devices and num_nodes are {devices} and {num_nodes}, expected together at most one for each image of a "
+            f"batch: batch_size is {recipe.batch_size}"
+        )
+    if device.type == "cuda" and devices > torch.cuda.device_count():
+        raise ValueError(f"devices is {devices}, expected at most {torch.cuda.device_count()}, the CUDA devices here")
     if num_nodes == 1:
         return
     missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]

@@ -321,6 +321,7 @@ def test_a_run_whose_evaluation_fails_leaves_no_record(tmp_path: Path, monkeypat
         ({"widht": 4}, "widht"),
         ({"name": "elsewhere/x"}, "name is 'elsewhere/x', expected no override"),
         ({"recipe": "digits/sortnet", "devices": 2}, "devices and num_nodes are 2 and 1, expected 1 and 1"),
+        ({"devices": 10_000}, "devices and num_nodes are 10000 and 1, expected together at most one for each image"),
         ({"num_nodes": 2}, "num_nodes is 2 and NODE_RANK, MASTER_ADDR, MASTER_PORT not set"),
     ],
 )

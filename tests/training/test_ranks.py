@@ -22,6 +22,7 @@ from lib.training.ranks import TERMINATED, SpawnedDDP, check_ranks, node_rank
 from tests.training.test_fit import COMPOSITE, PLAIN, SORTED, state, tiny, train
 
 ROOT = Path(__file__).resolve().parents[2]
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 class TestTheSameRun:
@@ -52,6 +53,19 @@ class TestTheSameRun:
             train(tiny(SORTED), tmp_path / "new", **split)
         assert not (tmp_path / "new").exists()
 
+    @pytest.mark.parametrize("split", [(3, 1), (1, 3), (2, 2)])
+    def test_more_of_them_than_images_of_a_batch_are_refused(self, split: tuple[int, int]) -> None:
+        with pytest.raises(ValueError, match=r"devices and num_nodes are . and ., expected .*: batch_size is 2$"):
+            check_ranks(tiny(batch_size=2), CPU, *split)
+        check_ranks(tiny(batch_size=2), CPU, 2, 1)
+
+    def test_more_of_them_than_gpus_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        with pytest.raises(ValueError, match="devices is 3, expected at most 2, the CUDA devices here"):
+            check_ranks(tiny(), CUDA, 3, 1)
+        check_ranks(tiny(), CUDA, 2, 1)
+        check_ranks(tiny(), CPU, 3, 1)
+
     def test_a_divergence_is_one_sentence_from_them_too(self, tmp_path: Path) -> None:
         recipe = tiny(lr=1e38, epochs_ramp=0, epochs_inf=0)
         with pytest.raises(
@@ -76,14 +90,14 @@ class TestTheSameRun:
         monkeypatch.delenv("NODE_RANK", raising=False)
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("MASTER_PORT", "29500")
-        check_ranks(tiny(), 1, 1)
+        check_ranks(tiny(), CPU, 1, 1)
         with pytest.raises(ValueError, match="num_nodes is 2 and NODE_RANK not set, expected"):
-            check_ranks(tiny(), 1, 2)
+            check_ranks(tiny(), CPU, 1, 2)
         monkeypatch.setenv("NODE_RANK", "2")
         with pytest.raises(ValueError, match="NODE_RANK is '2', expected a whole number from 0 to 1"):
-            check_ranks(tiny(), 1, 2)
+            check_ranks(tiny(), CPU, 1, 2)
         monkeypatch.setenv("NODE_RANK", "1")
-        check_ranks(tiny(), 1, 2)
+        check_ranks(tiny(), CPU, 1, 2)
         assert (node_rank(1), node_rank(2)) == (0, 1)
 
     @staticmethod
