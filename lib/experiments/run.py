@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from lib.nets.arguments import integer
 from lib.nets.models import Net, drawn
 from lib.nets.store import load, save
 from lib.recipes import Budget, Recipe
+from lib.recipes.values import nearest_float
 from lib.training.callbacks import Origin, origins_of, read_checkpoint
 from lib.training.data import as_found, load_data
 from lib.training.datasets import Images
@@ -81,7 +83,7 @@ def run(
     """
     resolved, changed = _resolve(recipe, budget, overrides)
     seed, devices, num_nodes = _whole("seed", seed, 0), _whole("devices", devices, 1), _whole("num_nodes", num_nodes, 1)
-    _check_minutes(max_minutes)
+    max_minutes = _minutes(max_minutes)
     if Path(results).exists() and not Path(results).is_dir():
         raise ValueError(f"results is {results}, expected a folder")
     target = resolve_device(device)
@@ -216,9 +218,13 @@ def _whole(name: str, value: Any, least: int) -> int:
         raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least} and below 2^63") from error
 
 
-def _check_minutes(max_minutes: Any) -> None:
-    if max_minutes is not None and not (isinstance(max_minutes, int | float) and max_minutes > 0):
-        raise ValueError(f"max_minutes is {max_minutes!r}, expected a positive number or None")
+def _minutes(value: Any) -> float | None:
+    if value is None:
+        return None
+    # true is no minute
+    if isinstance(value, bool) or not isinstance(value, Real) or not nearest_float(value) > 0:
+        raise ValueError(f"max_minutes is {value!r}, expected a positive number or None")
+    return nearest_float(value)
 
 
 def _check_replaces(path: Path, recipe: Recipe) -> None:

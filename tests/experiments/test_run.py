@@ -224,7 +224,7 @@ def test_a_lock_goes_with_the_process_that_held_it(tmp_path: Path) -> None:
 
 def test_a_run_that_ran_out_of_time_leaves_no_record_and_goes_on_to_the_same_one(tmp_path: Path) -> None:
     with pytest.raises(Unfinished):
-        smoke(PLAIN, tmp_path / "cut", max_minutes=1e-6)
+        smoke(PLAIN, tmp_path / "cut", max_minutes=np.float32(1e-6))
     assert not list((tmp_path / "cut").rglob("*.json"))
     assert counts(smoke(PLAIN, tmp_path / "cut")) == counts(smoke(PLAIN, tmp_path / "whole"))
 
@@ -316,6 +316,8 @@ def test_a_run_whose_evaluation_fails_leaves_no_record(tmp_path: Path, monkeypat
         ({"devices": 0}, "devices is 0"),
         ({"num_nodes": 0}, "num_nodes is 0"),
         ({"max_minutes": 0}, "max_minutes is 0"),
+        ({"max_minutes": float("nan")}, "max_minutes is nan"),
+        ({"max_minutes": True}, "max_minutes is True, expected a positive number or None"),
         ({"eps_test": 1.5}, r"eps_test is 1\.5"),
         ({"eps_test": float("nan")}, "eps_test is nan"),
         ({"widht": 4}, "widht"),
