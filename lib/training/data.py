@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lib.recipes import Recipe
+from lib.recipes.values import refuse_unknown
 from lib.training import datasets, tiny_imagenet
 from lib.training.datasets import DataSplit, Images
 
@@ -49,10 +50,14 @@ def as_found(recipe: Recipe, data: DataSplit) -> Recipe:
 
 
 def class_names(dataset: str, data_root: str | Path | None = None) -> list[str]:
-    """What the labels of a data set mean, label 0 first; Tiny ImageNet's are read from its folder, see `load_data`."""
+    """What the labels of a data set mean, label 0 first; Tiny ImageNet's are read from its folder, see `load_data`.
+
+    Raises ValueError for a data set that no recipe can name.
+    """
+    refuse_unknown([dataset], [*_NAMES, "tiny-imagenet"], "data set")
     if dataset == "tiny-imagenet":
         return tiny_imagenet.words(_root(data_root))
-    return list(_NAMES.get(dataset, map(str, range(10))))
+    return list(_NAMES[dataset])
 
 
 def batch(images: Images, indices: Tensor) -> Tensor:
@@ -109,6 +114,8 @@ def _check_fit(recipe: Recipe, images: Images) -> None:
 
 
 _NAMES = {
+    "digits": tuple("0123456789"),
+    "mnist": tuple("0123456789"),
     "fashion-mnist": (
         *("T-shirt", "trouser", "pullover", "dress", "coat"),
         *("sandal", "shirt", "sneaker", "bag", "ankle boot"),

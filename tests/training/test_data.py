@@ -96,6 +96,11 @@ def test_labels_have_names(dataset, label, name):
     assert len(class_names(dataset)) == 10
 
 
+def test_an_unknown_data_set_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"^unknown data set 'cifar-10', did you mean 'cifar10'\?$"):
+        class_names("cifar-10")
+
+
 def test_validation_holds_out_5000(linf_data):
     train, test = load_data(MNIST.replace(validation=True), linf_data("mnist"))
     assert (len(train), len(test)) == (55000, 5000)
