@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lib import recipes
+from lib.device import DEVICES
 from lib.experiments import ledger, published, report
 from lib.experiments.run import run
 from lib.recipes import BUDGETS, Recipe
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("recipe", help=f"one of {', '.join(recipes.names())}, or the path of a TOML file")
     one.add_argument("--budget", default="quick", help=", ".join(BUDGETS))
     one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    one.add_argument("--device", default="auto", help=", ".join(DEVICES))
     one.add_argument("--devices", type=int, default=1, help="processes on this machine")
     one.add_argument("--num-nodes", type=int, default=1, help="machines, by NODE_RANK, MASTER_ADDR and MASTER_PORT")
     one.add_argument("--data-root", help="folder of the data sets (default: LINF_DATA, else data/)")

@@ -19,7 +19,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("files", "ops", "recipes", "nets", "robustness", "training", "theory", "experiments", "__main__")
+ROOMS = ("files", "device", "ops", "recipes", "nets", "robustness", "training", "theory", "experiments", "__main__")
 HEAVY = ("foolbox", "lightning", "matplotlib", "numba", "pandas", "sklearn", "torchvision", "triton")
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lib import recipes
+from lib.device import Device, resolve_device
 from lib.experiments import ledger, provenance
 from lib.experiments.evaluate import ATTACKS, CERTIFICATES, evaluate
 from lib.experiments.record import Record, Table
@@ -30,7 +31,7 @@ from lib.recipes.values import nearest_float
 from lib.training.callbacks import Origin, origins_of, read_checkpoint
 from lib.training.data import as_found, load_data
 from lib.training.datasets import Images
-from lib.training.fit import Device, Unfinished, fit, resolve_device, total_steps
+from lib.training.fit import Unfinished, fit, total_steps
 from lib.training.ranks import check_ranks, node_rank
 
 SHARE = 0.5  # of max_minutes that training may take where the evaluation is to follow in the same call

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lib.device import DEVICES
 from lib.recipes import BUDGETS, load, names
 from lib.recipes.values import refuse_unknown
 
@@ -54,7 +55,7 @@ def configured(config: Mapping[str, Any]) -> Sweep:
         for budget in BUDGETS:
             load(recipe, budget)
     seeds = [_whole("seeds", seed, 0) for seed in _list(values["seeds"])]
-    refuse_unknown([values["device"]], ("auto", "cpu", "cuda"), "device")
+    refuse_unknown([values["device"]], DEVICES, "device")
     root = values["data_root"]
     return Sweep(
         chosen,

@@ -9,7 +9,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
 
 import lightning as L
 import torch
@@ -18,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from lib.device import resolve_device
 from lib.nets.models import Net
 from lib.recipes import Recipe
 from lib.training.callbacks import (
@@ -39,8 +39,6 @@ from lib.training.quiet import quiet
 from lib.training.ranks import TERMINATED, Elsewhere, Machines, SpawnedDDP, check_ranks, node_rank, passing_on
 from lib.training.running_means import collect_running_means_
 from lib.training.schedules import knobs_at
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 class Unfinished(RuntimeError):  # noqa: N818 - the name says all there is to do
@@ -136,16 +134,6 @@ def fit(
         net.cpu()
     rows: list[dict[str, float]] = checkpoint["history"]
     return rows
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device of that name, "auto" being CUDA where there is one; ValueError for another, or CUDA that is absent."""
-    if device not in get_args(Device):
-        raise ValueError(f"device is {device!r}, expected one of {', '.join(get_args(Device))}")
-    present = torch.cuda.is_available()
-    if device == "cuda" and not present:
-        raise ValueError("device is 'cuda', but torch sees no CUDA device here; expected 'cpu' or 'auto'")
-    return torch.device("cuda" if present and device != "cpu" else "cpu")
 
 
 def total_steps(recipe: Recipe, images: int) -> int:

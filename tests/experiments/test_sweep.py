@@ -57,6 +57,10 @@ class TestConfiguration:
         with pytest.raises(ValueError, match=sentence):
             sweep.configured(config)
 
+    def test_is_checked_without_torch(self) -> None:
+        code = "import sys, lib.experiments.sweep as s; s.configured({}); sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
     def test_a_row_runs_the_notebook_with_its_own_parameters_and_only_those_given(self) -> None:
         plan = sweep.configured({"device": "cpu"})
         words = plan.arguments("digits/linf-dist-net", "quick", "3")
