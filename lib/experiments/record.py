@@ -3,7 +3,9 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -196,35 +198,26 @@ def check_schema(schema: int) -> None:
         raise ValueError(f"schema is {schema}, expected {SCHEMA}: the record was made by {made} version of this code")
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "recipe": Recipe,
-    "seed": int,
-    "overrides": dict,
-    "commit": str,
-    "dirty": (bool, type(None)),
-    "versions": dict,
-    "device": str,
-    "seconds_train": (int, float),
-    "seconds_evaluate": (int, float),
-    "peak_memory": int,
-    "history": list,
-    "eps": (int, float),
-    "n": int,
-    "clean": int,
-    "robust": int,
-    "robust_strong": int,
-    "certified": dict,
-    "attacks": dict,
-    "certificates": dict,
-    "schema": int,
-}
+@cache
+def _kinds() -> dict[str, tuple[type, ...]]:
+    """By field, the classes of its values, as `Record` declares them; texts out of a few are checked elsewhere."""
+    hints = get_type_hints(Record)
+    return {name: _classes(hint) for name, hint in hints.items() if get_origin(hint) is not Literal}
+
+
+def _classes(hint: Any) -> tuple[type, ...]:
+    if hint is float:
+        return int, float  # as in JSON
+    parts = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    return tuple(get_origin(part) or part for part in parts)
 
 
 def _check_types(record: Record) -> None:
-    for name, kind in _KINDS.items():
+    for name, kinds in _kinds().items():
         value = getattr(record, name)
-        if not isinstance(value, kind) or (isinstance(value, bool) and name != "dirty"):
-            raise TypeError(f"{name} is {value!r}, expected {kind}")
+        # bool is a subclass of int
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise TypeError(f"{name} is {value!r}, expected {' or '.join(kind.__name__ for kind in kinds)}")
     for name in ("versions", "attacks", "certificates"):
         if not all(isinstance(text, str) for text in getattr(record, name).values()):
             raise TypeError(f"{name} is {getattr(record, name)!r}, expected texts")

@@ -279,6 +279,14 @@ class TestBadRecords:
         with pytest.raises(TypeError, match=f"{next(iter(changes))} is .*, expected"):
             dataclasses.replace(make_run()[0], **changes)
 
+    def test_every_field_is_of_the_type_that_it_is_declared_with(self, make_run: Run) -> None:
+        record = make_run()[0]
+        for field in dataclasses.fields(Record):
+            with pytest.raises((TypeError, ValueError), match=f"^{field.name} is <object .*, expected "):
+                dataclasses.replace(record, **{field.name: object()})
+        with pytest.raises(TypeError, match=r"^dirty is 'no', expected bool or NoneType$"):
+            dataclasses.replace(record, dirty="no")  # type: ignore[arg-type]
+
     def test_columns_of_different_length_are_refused(self, make_run: Run) -> None:
         table = make_run()[1]
         with pytest.raises(ValueError, match=r"robust has shape \[199\], expected \[200\]"):
