@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lib.experiments.published import comparisons, published_row
-from lib.experiments.summary import groups, summary, unchanged
+from lib.experiments.summary import Groups, summary
 from lib.recipes import BUDGETS, load
 
 # of one run alone, which has none: seeds of one row differ by about this much
@@ -19,18 +18,14 @@ VERDICTS = SAME, OPPOSITE, CLOSE, NONE = "the same", "the opposite", "too close 
 Summaries = Mapping[tuple[str, str], dict[str, Any]]
 
 
-def orders(results: str | Path) -> pd.DataFrame:
+def orders(ledger: Groups) -> pd.DataFrame:
     """The comparisons of the paper and its follow-ups, at the largest budget at which we have both rows on equal data.
 
     Columns: place, claim (which row is ahead), first, second (recipes), measure ("certified" or "clean"); paper and
     ours, first minus second in points; spread, that of the difference of two single runs; budget, runs (of the first
     and of the second), subset; verdict. Without such runs ours is NaN.
-
-    Raises:
-        ValueError: a damaged record.
-        FileNotFoundError: no such folder.
     """
-    known: Summaries = {(name, group[0].budget): summary(group) for name, group in groups(unchanged(results))}
+    known: Summaries = {(name, group[0].budget): summary(group) for name, group in ledger}
     rows = []
     for comparison in comparisons().to_dict("records"):
         first, second, measure = comparison["first"], comparison["second"], comparison["measure"]

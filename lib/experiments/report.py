@@ -14,6 +14,7 @@ from lib.experiments.record import Record
 from lib.experiments.settings import settings
 from lib.experiments.summary import (
     MEASURES,
+    Groups,
     difference,
     groups,
     rounded,
@@ -62,7 +63,11 @@ def table(number: int | str, results: str | Path) -> pd.DataFrame:
         ValueError: no such table, or a damaged record.
         FileNotFoundError: no such folder.
     """
-    printed, ledger = published(number), groups(unchanged(results))
+    return _beside(published(number), groups(unchanged(results)))
+
+
+def _beside(printed: pd.DataFrame, ledger: Groups) -> pd.DataFrame:
+    """The rows of `table`."""
     measure = "certified" if "certified" in printed else "clean"
     rows = []
     for paper in printed.to_dict("records"):
@@ -77,7 +82,11 @@ def table(number: int | str, results: str | Path) -> pd.DataFrame:
 def claims(results: str | Path) -> pd.DataFrame:
     """What is reproduced at which budget: for every shipped recipe its eps_test, the columns of `table` for our runs,
     and paper_certified, NaN where the paper has no such row. Raises as `table`."""
-    rows, ledger = [], groups(unchanged(results))
+    return _claims(groups(unchanged(results)))
+
+
+def _claims(ledger: Groups) -> pd.DataFrame:
+    rows = []
     for recipe in names():
         eps = load(recipe, "paper").eps_test
         certified = (published_row(recipe, eps) or {"certified": math.nan})["certified"]
@@ -118,14 +127,15 @@ def write_tables(results: str | Path, folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    frames = {page_name(number): table(number, results) for number in tables()}
+    ledger = groups(unchanged(results))
+    frames = {page_name(number): _beside(published(number), ledger) for number in tables()}
     frames |= {f"table1-{name.lower()}": part for name, part in frames["table1"].groupby("dataset", sort=False)}
     pages = {f"{name}.md": table_page(frame) for name, frame in frames.items()}
-    ours = claims(results)
+    ours = _claims(ledger)
     pages |= {
         "claims.md": claims_page(ours),
         "overview.md": overview_page(ours),
-        "orders.md": orders_page(orders(results)),
+        "orders.md": orders_page(orders(ledger)),
         "settings.md": settings_page(settings()),
     }
     for name, text in pages.items():

@@ -13,6 +13,8 @@ from lib.experiments.published import METHOD
 from lib.experiments.record import Record
 from lib.recipes import BUDGETS
 
+Groups = list[tuple[str, list[Record]]]  # recipe name, runs of one resolved recipe at one budget
+
 MEASURES = ("clean", "robust", "robust_strong", "certified", "certified_margin")
 
 
@@ -44,8 +46,8 @@ def unchanged(results: str | Path) -> list[Record]:
     return [record for record in records(results) if not record.overrides]
 
 
-def groups(runs: Iterable[Record]) -> list[tuple[str, list[Record]]]:
-    """(recipe name, runs of one resolved recipe at one budget), by name, budgets from the smallest to the paper's."""
+def groups(runs: Iterable[Record]) -> Groups:
+    """Runs by the names of their recipes, budgets from the smallest to the paper's."""
     found: dict[Any, list[Record]] = {}
     for record in runs:
         found.setdefault((BUDGETS.index(record.budget), record.recipe), []).append(record)

@@ -11,6 +11,7 @@ from lib.experiments.markdown import orders_page
 from lib.experiments.orders import ASSUMED_SPREAD, VERDICTS, orders, verdict
 from lib.experiments.published import comparisons
 from lib.experiments.record import Record, Table
+from lib.experiments.summary import groups, unchanged
 from lib.recipes import load
 
 Run = Callable[..., tuple[Record, Table]]
@@ -23,12 +24,12 @@ def write(folder: Path, run: tuple[Record, Table]) -> Record:
 
 
 def of_pair(folder: Path) -> dict:
-    frame = orders(folder)
+    frame = orders(groups(unchanged(folder)))
     return frame[(frame["first"] == HEAD) & (frame["second"] == PLAIN)].iloc[0].to_dict()
 
 
 def test_every_comparison_is_of_two_printed_rows_and_in_the_papers_favour(tmp_path: Path) -> None:
-    frame = orders(tmp_path)
+    frame = orders(groups(unchanged(tmp_path)))
     assert len(frame) == len(comparisons()) and (frame["paper"] > 0).all()
     assert set(frame["measure"]) <= {"certified", "clean"}
     for recipe in {*frame["first"], *frame["second"]}:
@@ -50,7 +51,7 @@ def test_ours_is_the_difference_of_the_means_at_the_largest_common_budget(tmp_pa
     for name, budget, seeds in ((HEAD, "laptop", 2), (PLAIN, "laptop", 3), (HEAD, "paper", 1), (PLAIN, "quick", 1)):
         for seed in range(seeds):
             write(tmp_path, make_run(name, budget, seed, n=n))
-    frame = orders(tmp_path)
+    frame = orders(groups(unchanged(tmp_path)))
     row = of_pair(tmp_path)
     means, spreads = [], []
     for name, seeds in ((HEAD, 2), (PLAIN, 3)):
@@ -71,7 +72,7 @@ def test_ours_is_the_difference_of_the_means_at_the_largest_common_budget(tmp_pa
 def test_runs_on_different_data_are_not_compared(tmp_path: Path, make_run: Run) -> None:
     names = "cifar10/linf-dist-net-mlp", "cifar10/conv-linf-dist-net-mlp"
     subsets = {write(tmp_path, make_run(name, "quick")).subset for name in names}
-    frame = orders(tmp_path)
+    frame = orders(groups(unchanged(tmp_path)))
     assert len(subsets) == 2 and set(frame[frame["second"] == names[1]]["verdict"]) == {"no equal runs"}
 
 
@@ -92,6 +93,6 @@ def test_a_difference_must_exceed_its_spread(ours: float, said: str) -> None:
 def test_the_page_counts_the_verdicts(tmp_path: Path, make_run: Run) -> None:
     for name in (PLAIN, HEAD):
         write(tmp_path, make_run(name))
-    page = orders_page(orders(tmp_path))
+    page = orders_page(orders(groups(unchanged(tmp_path))))
     assert f"no equal runs {len(comparisons()) - 1}.**" in page
     assert page.count("| laptop, 1 and 1 |") == 1

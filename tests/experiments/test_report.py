@@ -250,6 +250,18 @@ class TestWriteTables:
         again = report.write_tables(tmp_path / "results", tmp_path / "second")
         assert [page.read_bytes() for page in pages] == [page.read_bytes() for page in again]
 
+    def test_reads_every_record_once(self, tmp_path: Path, make_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        def count(path: Path) -> Record:
+            paths.append(path)
+            return read(path)
+
+        paths: list[Path] = []
+        read = ledger.read
+        monkeypatch.setattr(ledger, "read", count)
+        written = [ledger.write(*make_run(seed=seed), tmp_path / "results") for seed in range(2)]
+        report.write_tables(tmp_path / "results", tmp_path / "pages")
+        assert paths == written
+
     def test_radii_in_pixel_steps_are_fractions(self, tmp_path: Path, make_run: Run) -> None:
         for eps, text in ((0.3, "0.3"), (8 / 255, "8/255"), (1 / 255, "1/255"), (0.031, "0.031"), (0.2, "0.2")):
             assert shown_eps(eps) == text
