@@ -28,7 +28,7 @@ from lib.nets.models import Net, drawn
 from lib.nets.store import load, save
 from lib.recipes import Budget, Recipe
 from lib.recipes.values import nearest_float
-from lib.training.callbacks import Origin, origins_of, read_checkpoint
+from lib.training.checkpoint import Origin, origins_of, read_checkpoint
 from lib.training.data import as_found, load_data
 from lib.training.datasets import Images
 from lib.training.fit import Unfinished, fit, total_steps

@@ -5,7 +5,7 @@ from pathlib import Path
 from lib.experiments import ledger
 from lib.experiments.record import Record
 from lib.recipes import Recipe
-from lib.training.callbacks import Origin
+from lib.training.checkpoint import Origin
 
 EVALUATION = ("eps_test", "pgd_steps", "test_limit")  # the fields of a recipe that training never reads
 

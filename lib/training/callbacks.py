@@ -2,11 +2,10 @@
 
 import csv
 import math
-import pickle
 import signal
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
@@ -17,22 +16,11 @@ from torch import Tensor
 from lib.files import replacing
 from lib.nets.checks import not_finite
 from lib.recipes import Recipe
+from lib.training.checkpoint import Origin, origins_of
 from lib.training.schedules import knobs_at
 
 CHECKPOINT_SECONDS = 15.0  # between two checkpoints, at least
 CHECKPOINT_SHARE = 0.02  # of the training time may go into writing checkpoints
-
-
-class Origin(NamedTuple):
-    """What takes a step: code, the versions that it stands on, and a device."""
-
-    commit: str
-    dirty: bool | None  # whether the code differed from it; None: no git to ask
-    versions: dict[str, str]
-    device: str  # in words
-
-
-UNKNOWN = Origin("unknown", None, {}, "")
 
 
 class Diverged(ArithmeticError):  # noqa: N818 - the name says what happened
@@ -190,30 +178,3 @@ class AtomicIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return checkpoint
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The checkpoint of a run, its tensors still on disk. Raises ValueError for any other file."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint, expected one written by fit") from error
-    if not isinstance(checkpoint, dict) or "run" not in checkpoint:
-        raise ValueError(f"{path} is a checkpoint of something else, expected one written by fit")
-    return checkpoint
-
-
-def origins_of(checkpoint: dict[str, Any]) -> list[Origin]:
-    """What took the steps up to a checkpoint, first to last."""
-    return [Origin(**origin) for origin in checkpoint.get("origins", [UNKNOWN._asdict()])]
-
-
-def check_same_run(path: Path, run: dict[str, Any]) -> None:
-    """Raises ValueError unless the checkpoint is one of the run described by `run`, naming what differs first."""
-    found = read_checkpoint(path)["run"]
-    for name in {**found, **run}:
-        if found.get(name) != run.get(name):
-            raise ValueError(
-                f"{path} belongs to another run: {name} is {found.get(name)!r} there, expected {run.get(name)!r}; "
-                "remove its folder to begin anew"
-            )

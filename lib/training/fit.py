@@ -20,17 +20,8 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from lib.device import resolve_device
 from lib.nets.models import Net
 from lib.recipes import Recipe
-from lib.training.callbacks import (
-    UNKNOWN,
-    AtomicIO,
-    Diverged,
-    History,
-    Keeper,
-    Origin,
-    Progress,
-    check_same_run,
-    read_checkpoint,
-)
+from lib.training.callbacks import AtomicIO, Diverged, History, Keeper, Progress
+from lib.training.checkpoint import UNKNOWN, Origin, check_same_run, read_checkpoint
 from lib.training.datasets import Images
 from lib.training.draws import epoch_order, step_generator, training_batch
 from lib.training.objectives import make_objective

@@ -17,7 +17,7 @@ from lib.experiments.evaluate import CURVE, curve_radii
 from lib.experiments.run import _alone_in, _credited, _words
 from lib.nets.models import drawn
 from lib.recipes import load
-from lib.training.callbacks import UNKNOWN, Origin
+from lib.training.checkpoint import UNKNOWN, Origin
 from lib.training.fit import Unfinished
 
 PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"

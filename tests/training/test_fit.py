@@ -23,6 +23,7 @@ from lib.nets.models import Net, build
 from lib.ops import reference
 from lib.recipes import Recipe, load
 from lib.training import callbacks
+from lib.training.checkpoint import read_checkpoint
 from lib.training.data import batch, load_data
 from lib.training.datasets import Images
 from lib.training.draws import augment, epoch_order, step_generator
@@ -132,7 +133,7 @@ class TestOneStep:
         _, history = train(recipe, tmp_path, seed=5)
         expected = clipped_hinge_loss(logits, y, recipe.theta / recipe.std, recipe.ce_weight_start, torch.ones(()))
         assert history[0]["loss"] == pytest.approx(expected.item(), rel=1e-6)
-        scale = callbacks.read_checkpoint(tmp_path / "last.ckpt")["state_dict"]["objective.logit_scale"]
+        scale = read_checkpoint(tmp_path / "last.ckpt")["state_dict"]["objective.logit_scale"]
         assert scale.item() == pytest.approx(1 + recipe.logit_scale_lr, abs=2 * recipe.logit_scale_lr)
         assert scale.item() != 1
 
@@ -277,14 +278,6 @@ class TestResume:
         assert_same(last, whole)
         assert without_seconds(history) == without_seconds(expected)
 
-    def test_the_checkpoint_names_all_that_trained(self, tmp_path: Path) -> None:
-        first = callbacks.Origin("a", False, {"torch": "2.11"}, "one thread")
-        second = callbacks.Origin("a", False, {"torch": "2.12"}, "one thread")
-        for origin in (first, first, second):
-            with pytest.raises(Unfinished):
-                train(tiny(), tmp_path, origin=origin, max_minutes=1e-9)
-        assert callbacks.origins_of(callbacks.read_checkpoint(tmp_path / "last.ckpt")) == [first, second]
-
     def test_a_finished_run_is_not_trained_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         whole, expected = train(tiny(), tmp_path)
         kill_before(monkeypatch, 0)
@@ -308,7 +301,7 @@ class TestResume:
             patch.setattr(torch, "save", save_half)
             with pytest.raises(KilledError):
                 train(tiny(), tmp_path / "killed")
-        assert callbacks.read_checkpoint(tmp_path / "killed" / "last.ckpt")["global_step"] == 6
+        assert read_checkpoint(tmp_path / "killed" / "last.ckpt")["global_step"] == 6
         resumed, _ = train(tiny(), tmp_path / "killed")
         assert_same(resumed, whole)
 
@@ -372,7 +365,7 @@ class TestDivergence:
             self.spoil(patch, 5, math.nan)
             with pytest.raises(callbacks.Diverged, match="epoch 1 is nan"):
                 train(tiny(), tmp_path / "cut")
-        assert callbacks.read_checkpoint(tmp_path / "cut/last.ckpt")["global_step"] == 5
+        assert read_checkpoint(tmp_path / "cut/last.ckpt")["global_step"] == 5
         again, _ = train(tiny(), tmp_path / "cut")
         assert_same(again, whole)
 
@@ -446,7 +439,7 @@ class TestManners:
         with pytest.raises(SystemExit) as stop:
             train(tiny(), tmp_path)
         assert stop.value.code == TERMINATED == 143
-        assert callbacks.read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 1
+        assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 1
 
 
 class TestRefusals:
@@ -460,39 +453,6 @@ class TestRefusals:
     def test_an_unknown_device(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="device is 'gpu', expected one of auto, cpu, cuda"):
             train(tiny(), tmp_path, device="gpu")
-
-    @pytest.mark.parametrize(
-        ("changes", "options", "difference"),
-        [
-            ({"lr": 0.5}, {}, "lr is 0.02 there, expected 0.5"),
-            ({}, {"seed": 7}, "seed is 0 there, expected 7"),
-            ({"train_limit": 49}, {}, "train_limit is 50 there, expected 49"),
-        ],
-    )
-    def test_the_checkpoint_of_another_run(
-        self, changes: dict[str, Any], options: dict[str, Any], difference: str, tmp_path: Path
-    ) -> None:
-        train(tiny(epochs_ramp=0, epochs_inf=0), tmp_path)
-        with pytest.raises(ValueError, match=f"last.ckpt belongs to another run: {difference}"):
-            train(tiny(epochs_ramp=0, epochs_inf=0, **changes), tmp_path, **options)
-
-    def test_a_checkpoint_cut_short(self, tmp_path: Path) -> None:
-        train(tiny(epochs_ramp=0, epochs_inf=0), tmp_path)
-        os.truncate(tmp_path / "last.ckpt", 1000)
-        with pytest.raises(ValueError, match=r"last.ckpt is damaged or no checkpoint"):
-            train(tiny(epochs_ramp=0, epochs_inf=0), tmp_path)
-
-    @pytest.mark.parametrize("content", [b"", b"weights", b"\x80\x02c__builtin__\nprint\n."])
-    def test_a_file_that_is_no_checkpoint(self, content: bytes, tmp_path: Path) -> None:
-        (tmp_path / "last.ckpt").write_bytes(content)
-        with pytest.raises(ValueError, match=r"last.ckpt is damaged or no checkpoint"):
-            train(tiny(), tmp_path)
-
-    @pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2]])
-    def test_a_checkpoint_of_something_else(self, content: Any, tmp_path: Path) -> None:
-        torch.save(content, tmp_path / "last.ckpt")
-        with pytest.raises(ValueError, match=r"last.ckpt is a checkpoint of something else"):
-            train(tiny(), tmp_path)
 
 
 def test_a_loss_without_an_objective_is_refused_by_name() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lib.__main__ import STOPPED, main
 from lib.training import callbacks
+from lib.training.checkpoint import read_checkpoint
 from lib.training.fit import _trainer
 from lib.training.ranks import TERMINATED, SpawnedDDP, check_ranks, node_rank
 from tests.training.test_fit import COMPOSITE, PLAIN, SORTED, state, tiny, train
@@ -102,7 +103,7 @@ class TestTheSameRun:
 
     @staticmethod
     def moments(workdir: Path) -> list[Tensor]:
-        (optimizer,) = callbacks.read_checkpoint(workdir / "last.ckpt")["optimizer_states"]
+        (optimizer,) = read_checkpoint(workdir / "last.ckpt")["optimizer_states"]
         return [parameter["exp_avg"] for parameter in optimizer["state"].values()]
 
 
@@ -136,10 +137,10 @@ class TestAskedToEnd:
         assert running.stderr is not None and running.stderr.read() == "stopped; the same call goes on\n"
         assert not alive(running.pid)
         (checkpoint,) = tmp_path.rglob("last.ckpt")
-        step = callbacks.read_checkpoint(checkpoint)["global_step"]
+        step = read_checkpoint(checkpoint)["global_step"]
         words = [*self.WORDS, "--set", "width=8", "--results", str(tmp_path), "--max-minutes", "1e-6"]
         assert main(words) == STOPPED
-        assert step < callbacks.read_checkpoint(checkpoint)["global_step"] <= step + 10
+        assert step < read_checkpoint(checkpoint)["global_step"] <= step + 10
 
     def test_ranks_that_are_only_starting_are_asked_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def start(*arguments: Any, **options: Any) -> Any:

@@ -1,0 +1,65 @@
+"""Checkpoints: whose they are, and what is no checkpoint of the run that would go on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lib.training.checkpoint import Origin, origins_of, read_checkpoint
+from lib.training.fit import Unfinished
+from tests.training.test_fit import tiny, train
+
+
+def test_a_checkpoint_names_all_that_trained(tmp_path: Path) -> None:
+    first = Origin("a", False, {"torch": "2.11"}, "one thread")
+    second = Origin("a", False, {"torch": "2.12"}, "one thread")
+    for origin in (first, first, second):
+        with pytest.raises(Unfinished):
+            train(tiny(), tmp_path, origin=origin, max_minutes=1e-9)
+    assert origins_of(read_checkpoint(tmp_path / "last.ckpt")) == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "difference"),
+    [
+        ({"lr": 0.5}, {}, "lr is 0.02 there, expected 0.5"),
+        ({}, {"seed": 7}, "seed is 0 there, expected 7"),
+        ({"train_limit": 49}, {}, "train_limit is 50 there, expected 49"),
+    ],
+)
+def test_the_checkpoint_of_another_run_is_refused(
+    changes: dict[str, Any], options: dict[str, Any], difference: str, tmp_path: Path
+) -> None:
+    train(tiny(epochs_ramp=0, epochs_inf=0), tmp_path)
+    with pytest.raises(ValueError, match=f"last.ckpt belongs to another run: {difference}"):
+        train(tiny(epochs_ramp=0, epochs_inf=0, **changes), tmp_path, **options)
+
+
+def test_a_checkpoint_cut_short_is_refused(tmp_path: Path) -> None:
+    train(tiny(epochs_ramp=0, epochs_inf=0), tmp_path)
+    os.truncate(tmp_path / "last.ckpt", 1000)
+    with pytest.raises(ValueError, match=r"last.ckpt is damaged or no checkpoint"):
+        train(tiny(epochs_ramp=0, epochs_inf=0), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"weights", b"\x80\x02c__builtin__\nprint\n."])
+def test_a_file_that_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"last.ckpt is damaged or no checkpoint"):
+        train(tiny(), tmp_path)
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2]])
+def test_a_checkpoint_of_something_else_is_refused(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last.ckpt is a checkpoint of something else"):
+        train(tiny(), tmp_path)
+
+
+def test_is_read_without_lightning() -> None:
+    code = "import sys, lib.training.checkpoint, lib.experiments.twin; sys.exit('lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
