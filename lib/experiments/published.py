@@ -14,26 +14,21 @@ FOLDER = Path(__file__).resolve().parent / "paper"
 METHOD = "interval"
 
 # what the tables print, under the names of our own measures
-PRINTED = {"train": "train", "test": "clean", "robust": "robust", "certified": "certified", "seconds": "seconds"}
-
+PRINTED = ("train", "clean", "robust", "certified", "seconds")
 
 FOLLOWUPS = "followups"  # same nets, later losses and neurons (ICLR and NeurIPS 2022); robust is under PGD-100
 
 
 def tables() -> list[int | str]:
-    """What can be asked for: the numbers of the paper's tables, and "followups"."""
-    return [*numbers(), FOLLOWUPS]
-
-
-def numbers() -> list[int]:
-    """The tables of the paper that are kept here."""
-    return sorted(int(path.stem.removeprefix("table")) for path in FOLDER.glob("table*.csv"))
+    """What can be asked for: the numbers of the paper's tables that are kept here, and last "followups"."""
+    numbers = sorted(int(path.stem.removeprefix("table")) for path in FOLDER.glob("table*.csv"))
+    return [*numbers, FOLLOWUPS]
 
 
 def published(number: int | str) -> pd.DataFrame:
     """One table: columns that name a row, among them recipe ("" where it is not remade), then those of `PRINTED`.
 
-    Table 4 prints seconds per epoch, Table 7 train and test accuracy, the others test, robust and certified accuracy.
+    Table 4 prints seconds per epoch, Table 7 train and clean accuracy, the others clean, robust and certified accuracy.
     Data sets, radii ("8/255"), methods and the like are texts; so is, in the follow-ups, of how many runs a row is.
 
     Raises:
@@ -67,12 +62,9 @@ def published_row(recipe: str, eps: float) -> dict[str, float] | None:
     for number in tables():
         table = published(number)
         for row in table[table["recipe"] == recipe].to_dict("records"):
-            if "test" in row and ("eps" not in row or parse_eps(row["eps"]) == eps):
-                return {ours: row.get(theirs, math.nan) for theirs, ours in PRINTED.items() if ours in _ACCURACIES}
+            if "clean" in row and ("eps" not in row or parse_eps(row["eps"]) == eps):
+                return {name: row.get(name, math.nan) for name in ("clean", "robust", "certified")}
     return None
-
-
-_ACCURACIES = ("clean", "robust", "certified")
 
 
 @cache

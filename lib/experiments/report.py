@@ -72,7 +72,7 @@ def _beside(printed: pd.DataFrame, ledger: Groups) -> pd.DataFrame:
     rows = []
     for paper in printed.to_dict("records"):
         known = {name: value for name, value in paper.items() if name not in PRINTED}
-        known |= {f"paper_{ours}": paper[theirs] for theirs, ours in PRINTED.items() if theirs in paper}
+        known |= {f"paper_{name}": paper[name] for name in PRINTED if name in paper}
         target = known.get(f"paper_{measure}", math.nan)
         ours = [summary(group) for name, group in ledger if name == paper["recipe"]] or [summary([])]
         rows += [known | columns | {"difference": difference(columns, measure, target)} for columns in ours]
