@@ -47,10 +47,9 @@ def test_every_experiment_is_run_at_smoke_size() -> None:
 def test_every_chapter_is_run_by_some_test() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     compared = {Path(path).stem for path in settings["testpaths"] if path.startswith("book/")}
-    assert compared == set(
-        re.findall(r"book/(\w+)\.ipynb", re.search(r"pytest book/.*", (ROOT / "Makefile").read_text())[0])
-    )
     assert compared | {*EXPERIMENTS, "pruning"} == set(CHAPTERS)
+    # `make test` takes them from there
+    assert "pytest --ignore-glob='*.py'" in (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.parametrize("name", ["_config.yml", "_toc.yml"])
