@@ -84,6 +84,19 @@ def test_every_public_name_resolves() -> None:
     assert all(getattr(lib, name).__module__.startswith("lib.") for name in lib.__all__)
 
 
+def test_type_checkers_find_every_public_name_where_it_is_resolved() -> None:
+    import lib
+
+    (block,) = [node for node in ast.parse(FILES["lib"].read_text()).body if isinstance(node, ast.If)]
+    found = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            assert alias.asname == alias.name, "only `as` hands a name on"
+            found[alias.name] = node.module
+    assert found == lib._HOME
+
+
 def tracked() -> list[Path]:
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listing.returncode:

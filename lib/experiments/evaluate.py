@@ -39,8 +39,8 @@ def evaluate(net: Net, recipe: Recipe, images: Images, *, seed: int) -> Table:
 
     def withstands(eps: float, attack: Attack) -> Tensor:
         """As `lib.robust_correct`, the clean predictions made once for all attacks."""
-        images = adversarial_images(net, x, y, eps, recipe.pgd_steps, attack, seed)
-        return (prediction == y) & (executed_logits(net, images).argmax(1) == y)
+        attacked = adversarial_images(net, x, y, eps, recipe.pgd_steps, attack, seed)
+        return (prediction == y) & (executed_logits(net, attacked).argmax(1) == y)
 
     radii = curve_radii(recipe.eps_test)
     survived = {radius: withstands(radius, "pgd") for radius in radii}
