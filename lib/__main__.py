@@ -86,8 +86,7 @@ def _run(recipe: str, results: str, **options: Any) -> int:
     refuse_unknown(overrides, [field.name for field in dataclasses.fields(Recipe)], "recipe field")
     # a bar is for eyes, and no part of what a pipe or a log gets
     record = run(recipe, results=results, progress=sys.stdout.isatty(), **options, **overrides)
-    path = ledger.path_of(results, record.recipe, record.budget, record.seed, record.overrides)
-    return _show(str(path))
+    return _show(str(ledger.path_of(results, record)))
 
 
 def _overrides(texts: list[str]) -> dict[str, Any]:

@@ -23,10 +23,15 @@ from lib.experiments.record import COLUMNS, SCHEMA, Record, Table, check_agreeme
 from lib.files import compact_json, replacing
 from lib.recipes import Recipe
 
-__all__ = ["Record", "Table", "path_of", "read", "read_table", "records", "write"]
+__all__ = ["Record", "Table", "path_of", "read", "read_table", "records", "row_path", "write"]
 
 
-def path_of(results: str | Path, recipe: Recipe, budget: str, seed: int, overrides: Mapping[str, Any]) -> Path:
+def path_of(results: str | Path, record: Record) -> Path:
+    """Where a record lies, see `row_path`."""
+    return row_path(results, record.recipe, record.budget, record.seed, record.overrides)
+
+
+def row_path(results: str | Path, recipe: Recipe, budget: str, seed: int, overrides: Mapping[str, Any]) -> Path:
     """results/RECIPE/BUDGET-SEED[-hash of overrides].json; the hash is of the fields' resolved values."""
     stem = f"{budget}-{seed}"
     if overrides:
@@ -49,7 +54,7 @@ def write(
         ValueError: the table breaks an implication or disagrees with the record's counts.
     """
     check_agreement(record, table)
-    path = path_of(results, record.recipe, record.budget, record.seed, record.overrides)
+    path = path_of(results, record)
     path.parent.mkdir(parents=True, exist_ok=True)
     data, weights = path.with_suffix(".npz"), path.with_suffix(".safetensors")
     try:

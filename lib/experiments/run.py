@@ -94,7 +94,7 @@ def run(
     data = load_data(resolved, data_root)
     resolved = as_found(resolved, data)
     changed = {name: getattr(resolved, name) for name in changed}
-    path = ledger.path_of(results, resolved, budget, seed, changed)
+    path = ledger.row_path(results, resolved, budget, seed, changed)
     _check_replaces(path, resolved)
     workdir = path.with_name(f".{path.stem}")
     # of several machines, the first one holds the folder, evaluates and writes

@@ -19,7 +19,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(net, images, record, table) of a small run on digits."""
     results = tmp_path_factory.mktemp("results")
     record = lib.run("digits/linf-dist-net", budget="smoke", device="cpu", progress=False, results=results)
-    path = ledger.path_of(results, record.recipe, record.budget, record.seed, record.overrides)
+    path = ledger.path_of(results, record)
     return lib.load(path.with_suffix(".safetensors")), load_data(record.recipe).test, record, ledger.read_table(path)
 
 

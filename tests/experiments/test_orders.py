@@ -57,7 +57,7 @@ def test_ours_is_the_difference_of_the_means_at_the_largest_common_budget(tmp_pa
     for name, seeds in ((HEAD, 2), (PLAIN, 3)):
         percents = [
             100
-            * ledger.read(ledger.path_of(tmp_path, load(name, "laptop"), "laptop", seed, {})).certified["interval"]
+            * ledger.read(ledger.row_path(tmp_path, load(name, "laptop"), "laptop", seed, {})).certified["interval"]
             / n
             for seed in range(seeds)
         ]

@@ -20,7 +20,7 @@ NETS = sorted(RESULTS.rglob("*.safetensors"))
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: str(path.relative_to(RESULTS)))
 def test_every_record_lies_where_it_belongs_with_its_table(path: Path) -> None:
     record = ledger.read(path)
-    assert ledger.path_of(RESULTS, record.recipe, record.budget, record.seed, record.overrides) == path
+    assert ledger.path_of(RESULTS, record) == path
     assert len(ledger.read_table(path).label) == record.n
     assert record.commit != "unknown"
 

@@ -38,13 +38,9 @@ def record(request: pytest.FixtureRequest, results: Path) -> lib.Record:
     return smoke(request.param, results)
 
 
-def path_of(record: lib.Record, results: Path) -> Path:
-    return ledger.path_of(results, record.recipe, record.budget, record.seed, record.overrides)
-
-
 class TestARow:
     def test_is_written_as_it_is_returned(self, record: lib.Record, results: Path) -> None:
-        assert ledger.read(path_of(record, results)) == record
+        assert ledger.read(ledger.path_of(results, record)) == record
         assert record.n == 360
         assert len(record.history) == record.recipe.epochs
         assert record.peak_memory > 0 and record.seconds_train > 0 and record.seconds_evaluate > 0
@@ -54,14 +50,14 @@ class TestARow:
         assert max(record.certified.values()) > 0
 
     def test_has_a_table_of_every_image(self, record: lib.Record, results: Path) -> None:
-        table = ledger.read_table(path_of(record, results))
+        table = ledger.read_table(ledger.path_of(results, record))
         assert np.allclose(table.radii, np.array(CURVE) * record.eps)
         assert table.survived.shape == (record.n, len(CURVE))
         assert (table.survived[:, CURVE.index(1.0)] == table.robust).all()
 
     def test_keeps_the_net_which_reproduces_the_row(self, record: lib.Record, results: Path) -> None:
-        net = lib.load(path_of(record, results).with_suffix(".safetensors"))
-        table = ledger.read_table(path_of(record, results))
+        net = lib.load(ledger.path_of(results, record).with_suffix(".safetensors"))
+        table = ledger.read_table(ledger.path_of(results, record))
         data = lib_data(record)
         for method, verdicts in table.certified.items():
             again = lib.certify(net, *data, record.eps, method)
@@ -69,8 +65,8 @@ class TestARow:
             assert (again.correct.numpy() == table.clean).all()
 
     def test_leaves_no_work_behind(self, record: lib.Record, results: Path) -> None:
-        stem = path_of(record, results).stem
-        names = {path.name for path in path_of(record, results).parent.iterdir()}
+        stem = ledger.path_of(results, record).stem
+        names = {path.name for path in ledger.path_of(results, record).parent.iterdir()}
         assert {f"{stem}.json", f"{stem}.npz", f"{stem}.safetensors"} <= names
         assert not [name for name in names if name.startswith(".")]
 
@@ -95,14 +91,16 @@ def test_the_curve_has_five_different_radii_below_one_around_eps(eps: float) -> 
 
 def test_a_radius_above_two_thirds_is_evaluated_like_any_other(tmp_path: Path) -> None:
     record = smoke(PLAIN, tmp_path, eps_test=0.7, width=16)
-    assert ledger.read_table(path_of(record, tmp_path)).survived.shape == (record.n, len(CURVE))
+    assert ledger.read_table(ledger.path_of(tmp_path, record)).survived.shape == (record.n, len(CURVE))
 
 
 def test_the_same_seed_gives_the_same_row_and_another_seed_another_net(tmp_path: Path) -> None:
     first, again, other = (smoke(PLAIN, tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("a", 4)))
     assert counts(first) == counts(again)
     assert [row["loss"] for row in first.history] == [row["loss"] for row in again.history]
-    nets = [lib.load(path_of(r, tmp_path / n).with_suffix(".safetensors")) for r, n in ((first, "a"), (again, "b"))]
+    nets = [
+        lib.load(ledger.path_of(tmp_path / n, r).with_suffix(".safetensors")) for r, n in ((first, "a"), (again, "b"))
+    ]
     assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
     assert [row["loss"] for row in first.history] != [row["loss"] for row in other.history]
 
@@ -128,12 +126,12 @@ def test_overrides_are_recorded_and_named_in_the_file(tmp_path: Path) -> None:
     record = smoke(PLAIN, tmp_path, eps_test="8/255", width=16, epochs_inf=1)
     assert record.eps == 8 / 255 and record.recipe.width == 16
     assert set(record.overrides) == {"eps_test", "width"}
-    assert path_of(record, tmp_path).stem.startswith("smoke-0-")
+    assert ledger.path_of(tmp_path, record).stem.startswith("smoke-0-")
 
 
 def test_an_override_with_the_recipes_own_value_is_none(tmp_path: Path) -> None:
     record = smoke(PLAIN, tmp_path, eps_test="0.1")
-    assert record.overrides == {} and path_of(record, tmp_path).stem == "smoke-0"
+    assert record.overrides == {} and ledger.path_of(tmp_path, record).stem == "smoke-0"
 
 
 def test_a_launchers_rank_does_not_lose_the_record_of_a_single_machine(tmp_path: Path) -> None:
@@ -161,7 +159,7 @@ def test_a_run_on_part_of_a_data_set_says_so(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("lib.training.data._COUNTS", {"digits": (10_000, 1_000)})
     record = smoke(PLAIN, tmp_path, width=16)
     assert record.subset == "1,437 training images, 360 test images"
-    assert ledger.read(path_of(record, tmp_path)) == record
+    assert ledger.read(ledger.path_of(tmp_path, record)) == record
     assert report.row(record).index[0] == "this run †"
 
 
@@ -170,11 +168,11 @@ def test_a_run_on_part_of_a_data_set_may_set_its_limits_too(tmp_path: Path, monk
     (tmp_path / "mine.toml").write_text(f'base = "{PLAIN}"\n[budget.smoke]\ntrain_limit = 300\ntest_limit = 50\n')
     record = smoke(str(tmp_path / "mine.toml"), tmp_path, train_limit=0, test_limit=0)
     assert record.overrides == {"train_limit": 1437, "test_limit": 360}
-    assert ledger.read(path_of(record, tmp_path)) == record
+    assert ledger.read(ledger.path_of(tmp_path, record)) == record
 
 
 def test_a_record_and_its_weights_are_replaced_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = path_of(smoke(PLAIN, tmp_path, width=16), tmp_path)
+    path = ledger.path_of(tmp_path, smoke(PLAIN, tmp_path, width=16))
     files = [path.with_suffix(suffix) for suffix in (".json", ".npz", ".safetensors")]
     before = [file.read_bytes() for file in files]
 

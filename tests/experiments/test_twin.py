@@ -17,10 +17,6 @@ def smoke(results: Path, **options: Any) -> lib.Record:
     return lib.run("digits/linf-dist-net", budget="smoke", device="cpu", results=results, **options)
 
 
-def path_of(record: lib.Record, results: Path) -> Path:
-    return ledger.path_of(results, record.recipe, record.budget, record.seed, record.overrides)
-
-
 @pytest.fixture(autouse=True)
 def code(monkeypatch: pytest.MonkeyPatch) -> None:
     commit(monkeypatch, ("a" * 40, False))
@@ -46,7 +42,7 @@ def test_what_is_only_evaluated_otherwise_is_the_row_of_a_training_of_its_own(
     first = smoke(tmp_path / "both")
     assert not trains(tmp_path / "both", **changed)
     own = smoke(tmp_path / "alone", **changed)
-    path, alone = path_of(own, tmp_path / "both"), path_of(own, tmp_path / "alone")
+    path, alone = ledger.path_of(tmp_path / "both", own), ledger.path_of(tmp_path / "alone", own)
     record = ledger.read(path)
     for name in ("recipe", "overrides", "commit", "dirty", "n", "clean", "robust", "robust_strong", "certified", "eps"):
         assert getattr(record, name) == getattr(own, name), name
@@ -57,7 +53,7 @@ def test_what_is_only_evaluated_otherwise_is_the_row_of_a_training_of_its_own(
 
 
 def test_says_whose_net_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = path_of(smoke(tmp_path), tmp_path)
+    path = ledger.path_of(tmp_path, smoke(tmp_path))
     smoke(tmp_path, eps_test=0.03, progress=True)
     assert f"{path} has trained this net already" in capsys.readouterr().err
 
@@ -96,10 +92,10 @@ def test_other_versions_train_their_own(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_weights_that_are_gone_are_trained_again(tmp_path: Path) -> None:
-    path_of(smoke(tmp_path), tmp_path).with_suffix(".safetensors").unlink()
+    ledger.path_of(tmp_path, smoke(tmp_path)).with_suffix(".safetensors").unlink()
     assert trains(tmp_path, eps_test=0.03)
 
 
 def test_a_record_that_cannot_be_read_is_in_nobodys_way(tmp_path: Path) -> None:
-    path_of(smoke(tmp_path), tmp_path).write_text('{"schema": 0}')
+    ledger.path_of(tmp_path, smoke(tmp_path)).write_text('{"schema": 0}')
     assert trains(tmp_path, eps_test=0.03)
