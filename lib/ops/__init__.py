@@ -13,7 +13,15 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from lib.ops import cpu, gpu, reference
-from lib.ops.checks import check_box, check_exponent, check_pair, refuse_tangents
+from lib.ops.checks import (
+    autocast,
+    check_box,
+    check_exponent,
+    check_pair,
+    check_tensors,
+    refuse_second_derivatives,
+    refuse_tangents,
+)
 
 __all__ = ["linf_dist_bounds", "lp_dist"]
 
@@ -45,6 +53,8 @@ def lp_dist(x: Tensor, w: Tensor, p: float = math.inf) -> Tensor:
         w: weights [O, I], of the dtype and device of x.
         p: the exponent, 1 <= p <= inf.
 
+    Under torch.autocast half precision is taken as float32. torch.compile makes a graph for each p.
+
     Returns:
         y [B, O]. For p = inf in float32 each entry is exactly max_i |fl(x_i - w_i)|. NaN in gives NaN out.
 
@@ -57,9 +67,11 @@ def lp_dist(x: Tensor, w: Tensor, p: float = math.inf) -> Tensor:
     Raises:
         ValueError: features that do not match or are none, or p outside [1, inf].
         TypeError: inputs that are no dense tensors of 16 to 64 bits, or differ in dtype or device; p that is no number.
-        NotImplementedError: forward-mode differentiation, as by torch.func.jvp.
+        NotImplementedError: forward-mode differentiation, as by torch.func.jvp, and second derivatives.
         ModuleNotFoundError, RuntimeError: on CUDA, Triton or the C compiler that it needs are not there.
     """
+    check_tensors(x=x, w=w)
+    x, w = autocast(x, w)
     check_pair("x", x, w)
     check_exponent(p)
     refuse_tangents(x=x, w=w)
@@ -120,6 +132,9 @@ def _(
     grad: Tensor, x: Tensor, w: Tensor, y: Tensor, index: Tensor, p: float, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape if need_x else (0,)), w.new_empty(w.shape if need_w else (0,))
+
+
+_lp_dist_backward.register_autograd(refuse_second_derivatives)
 
 
 def _save_for_backward(

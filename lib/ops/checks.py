@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_HALVES = {torch.float16, torch.bfloat16}
+_DTYPES = {*_HALVES, torch.float32, torch.float64}
 
 
 def describe(t: Tensor) -> str:
@@ -15,11 +16,16 @@ def describe(t: Tensor) -> str:
     return f"{list(t.shape)} {t.dtype} on {t.device}"
 
 
+def check_tensors(**values: Any) -> None:
+    """Raises TypeError for what is no tensor."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
 def check_pair(name: str, x: Tensor, w: Tensor) -> None:
     """Raises ValueError for shapes that do not match or without features, TypeError for other kinds."""
-    for each, value in ((name, x), ("w", w)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{each} must be a tensor, got {type(value).__name__}")
+    check_tensors(**{name: x, "w": w})
     if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1] or not x.shape[1]:
         raise ValueError(
             f"{name} [B, I] and w [O, I] must be matrices with the same number of features, at least one, "
@@ -32,6 +38,19 @@ def check_pair(name: str, x: Tensor, w: Tensor) -> None:
         )
     if x.layout is not torch.strided or w.layout is not torch.strided:
         raise TypeError(f"{name} and w must be dense, got {x.layout} and {w.layout}")
+
+
+def autocast(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, half precision as float32 where torch.autocast is on: as torch does for its own distances."""
+    device = x.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return x, w
+    return x.float() if x.dtype in _HALVES else x, w.float() if w.dtype in _HALVES else w
+
+
+def refuse_second_derivatives(*_: Any) -> None:
+    """The gradient of a gradient: raises NotImplementedError."""
+    raise NotImplementedError("distances have first derivatives alone, got a gradient of their gradient")
 
 
 def check_box(lower: Tensor, upper: Tensor, w: Tensor) -> None:

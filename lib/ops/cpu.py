@@ -49,9 +49,9 @@ def _lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     y, tasks = room(x, w), grid(whole, weights)
     if math.isinf(p):
         k.forward_max(*flat(whole, weights, y), tasks)
-    elif squarings := _squarings(p):
+    elif (squarings := _squarings(p)) is not None:
         scale = _scale(whole, weights, p)
-        k.forward_squared(*flat(whole, whole * scale, weights, y), np.float32(scale), squarings[1:], tasks)
+        k.forward_squared(*flat(whole, whole * scale, weights, y), np.float32(scale), squarings, tasks)
     else:
         cut = np.float32(powers.cut_ratio(p, x.shape[1]))
         k.forward_power(*flat(whole, weights, y), powers.rule(p), cut, tasks)
@@ -81,7 +81,7 @@ def lp_dist_backward(
         return reference.lp_dist_backward(grad, x, w, y, index, p, need_x, need_w)
     if math.isinf(p):
         grad_x, grad_w = _backward_inf(grad, x, w, index)
-    elif squarings := _squarings(p):
+    elif (squarings := _squarings(p)) is not None:
         grad_x, grad_w = _backward_squared(grad, x, w, y, squarings)
     else:
         grad_x, grad_w = _backward_power(grad, x, w, y, p)
@@ -118,7 +118,8 @@ def _backward_squared(
 ) -> tuple[Tensor, Tensor]:
     # The kernel takes two outputs at a time; padding has gradient 0.
     whole, weights = padded(x, 1, BLOCK), padded(w, 2, BLOCK)
-    by_output = (padded(a, 1, 2).T for a in (grad, _inverse(y)))
+    # At p = 1 only the sign counts, and no ratio may underflow and lose it.
+    by_output = (padded(a, 1, 2).T for a in (grad, _inverse(y) if squarings else torch.ones_like(y)))
     # Ratios below this have (|t| / y)^p < 2^-60.
     floor = np.float32(2.0 ** (-120 / 2 ** len(squarings)))
     grad_x, grad_w = slabs(whole, len(weights) // 2), torch.empty_like(weights)
@@ -157,10 +158,10 @@ def _inverse(y: Tensor) -> Tensor:
     return y.reciprocal().clamp_(max=HUGE)
 
 
-def _squarings(p: float) -> tuple[int, ...]:
-    """A tuple of length n where p = 2^n is small enough to be squared out, else an empty one."""
+def _squarings(p: float) -> tuple[int, ...] | None:
+    """A tuple of length n where p = 2^n is small enough to be squared out, else none."""
     mantissa, exponent = math.frexp(p)
-    return (0,) * (exponent - 1) if mantissa == 0.5 and p <= LARGEST_SQUARED_P else ()
+    return (0,) * (exponent - 1) if mantissa == 0.5 and p <= LARGEST_SQUARED_P else None
 
 
 def _scale(x: Tensor, w: Tensor, p: float) -> float:

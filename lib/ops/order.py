@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from lib.ops import order_cpu, order_gpu, order_reference
-from lib.ops.checks import check_box, check_pair, refuse_tangents
+from lib.ops.checks import autocast, check_box, check_pair, check_tensors, refuse_second_derivatives, refuse_tangents
 
 
 class _Sibling(Protocol):
@@ -48,9 +48,11 @@ def sort_dist(x: Tensor, w: Tensor, c: Sequence[float]) -> Tensor:
     Raises:
         ValueError: shapes that do not match, K outside 1..I, or a coefficient that is negative or not finite.
         TypeError: inputs that are no dense tensors of 16 to 64 bits, or differ in dtype or device; c in a tensor.
-        NotImplementedError: forward-mode differentiation, as by torch.func.jvp.
+        NotImplementedError: forward-mode differentiation, as by torch.func.jvp, and second derivatives.
         ModuleNotFoundError, RuntimeError: on CUDA, Triton or the C compiler that it needs are not there.
     """
+    check_tensors(x=x, w=w)
+    x, w = autocast(x, w)
     check_pair("x", x, w)
     _check_coefficients(c, w.shape[1])
     refuse_tangents(x=x, w=w)
@@ -126,6 +128,9 @@ def _(
     grad: Tensor, x: Tensor, w: Tensor, c: Sequence[float], places: Tensor, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape if need_x else (0,)), w.new_empty(w.shape if need_w else (0,))
+
+
+_sort_dist_backward.register_autograd(refuse_second_derivatives)
 
 
 def _save_for_backward(

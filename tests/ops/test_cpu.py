@@ -56,6 +56,19 @@ def test_values_and_gradients_are_those_of_the_reference(shape: tuple[int, int, 
     assert_matches_reference(*random_case(*shape), p)
 
 
+@pytest.mark.parametrize("p", [1, 3, 8, 37.3, math.inf])
+@pytest.mark.parametrize("shape", [(3, 700, 64), (3, 20, 64)])  # B, I, O: weights packed, and straight from memory
+def test_few_samples_match_the_reference(shape: tuple[int, int, int], p: float) -> None:
+    assert_matches_reference(*random_case(*shape), p)
+
+
+def test_a_small_difference_keeps_its_sign_beside_a_large_one_at_p_1() -> None:
+    x, w = torch.tensor([[1e30, 2.0**-140, 0.0, -(2.0**-140)]]), torch.zeros(1, 4)
+    y = cpu.lp_dist(x, w, 1.0)
+    grad_x, grad_w = cpu.lp_dist_backward(torch.ones_like(y), x, w, y, EMPTY, 1.0, True, True)
+    assert grad_x.tolist() == [[1, 1, 0, -1]] and torch.equal(grad_w, -grad_x)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_p_inf_is_exact(shape: tuple[int, int, int]) -> None:
     x, w, _ = random_case(*shape)

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lib import ops
 from lib.ops import linf_dist_bounds, lp_dist, reference
+from lib.ops.order import sort_dist
 
 PS = (1.0, 2.0, 8.0, 37.3, math.inf)
 
@@ -87,6 +88,26 @@ def test_forward_mode_is_refused_rather_than_wrong() -> None:
         torch.func.jvp(lambda lower: linf_dist_bounds(lower, x + 1, w), (x,), (x,))
     one, y = torch.tensor(1.0), lp_dist(x, w)
     assert torch.equal(torch.func.jvp(lambda a: a * lp_dist(x, w), (one,), (one,))[1], y)
+
+
+def test_second_derivatives_are_refused_in_one_sentence() -> None:
+    x, w = rand(3, 5, grad=True), rand(4, 5)
+    for distance in (lambda x: lp_dist(x, w, 2.0), lambda x: sort_dist(x, w, [0.5, 0.5])):
+        (gradient,) = torch.autograd.grad(distance(x).sum(), x, create_graph=True)
+        with pytest.raises(NotImplementedError, match="first derivatives alone, got a gradient of their gradient"):
+            gradient.sum().backward()
+
+
+def test_autocast_takes_half_precision_for_float32() -> None:
+    x, w = rand(3, 5, dtype=torch.float32), rand(4, 5, dtype=torch.float32, grad=True)
+    half = x.bfloat16().requires_grad_()
+    for distance in (lp_dist, lambda x, w: sort_dist(x, w, [0.5, 0.5])):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = distance(half, w)
+        assert torch.equal(y, distance(half.detach().float(), w))
+        assert [each.dtype for each in torch.autograd.grad(y.sum(), (half, w))] == [torch.bfloat16, torch.float32]
+        with pytest.raises(TypeError, match="must share one floating dtype"):
+            distance(half, w)
 
 
 @pytest.mark.parametrize("p", [8.0, math.inf])

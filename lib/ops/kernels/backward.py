@@ -54,8 +54,11 @@ CHUNK = 64
 def odd_power(r: Any, floor: Any, squarings: Exponent) -> Any:
     """r^(2^n - 1) = r r^2 r^4 ..., an odd power, so it carries the sign of r.
 
-    r^2 is raised to `floor`, which keeps subnormal numbers (several times slower) out of terms too small to count.
+    r^2 is raised to `floor`, which keeps subnormal numbers (several times slower) out of terms too small to count. The
+    sign of r for n = 0.
     """
+    if len(squarings) == 0:
+        return where_greater(r, splat(ZERO), splat(ONE), where_greater(splat(ZERO), r, splat(-ONE), splat(ZERO)))
     product, square = r, larger(r * r, floor)
     for _ in range(len(squarings) - 1):
         product = product * square

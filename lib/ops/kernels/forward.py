@@ -56,28 +56,28 @@ _LEAST_SUM, _LARGEST_SUM = np.float32(2.0**-90), np.float32(2.0**126)
 
 
 @kernel()
-def even_power(t: Any, squarings: Exponent) -> Any:
-    """|t|^(2^n) for n = len(squarings) >= 0; a tuple because its length is known when the kernel is compiled."""
-    for _ in range(len(squarings)):
+def plus_power(s: Any, t: Any, squarings: Exponent) -> Any:
+    """s + |t|^(2^n), n = len(squarings); a tuple because its length is known when the kernel is compiled."""
+    if len(squarings) == 0:
+        return s + size(t)
+    for _ in range(len(squarings) - 1):
         t = t * t
-    return t
+    return multiply_add(t, t, s)
 
 
 @kernel()
 def tile_sum(
     x: Array, rows: tuple[int, int, int, int], lanes: Array, at: int, count: int, squarings: Exponent
 ) -> Any:  # fmt: skip
-    """sum_k |x[r, k] - w[k, j]|^(2^n), n = len(squarings) + 1."""
+    """sum_k |x[r, k] - w[k, j]|^(2^n), n = len(squarings)."""
     r0, r1, r2, r3 = rows
     s0 = s1 = s2 = s3 = splat(ZERO)
     for k in range(count):
         w = load(lanes, at + k * WIDTH)
-        t0 = even_power(w - splat_at(x, r0 + k), squarings)
-        t1 = even_power(w - splat_at(x, r1 + k), squarings)
-        t2 = even_power(w - splat_at(x, r2 + k), squarings)
-        t3 = even_power(w - splat_at(x, r3 + k), squarings)
-        s0, s1 = multiply_add(t0, t0, s0), multiply_add(t1, t1, s1)
-        s2, s3 = multiply_add(t2, t2, s2), multiply_add(t3, t3, s3)
+        s0 = plus_power(s0, w - splat_at(x, r0 + k), squarings)
+        s1 = plus_power(s1, w - splat_at(x, r1 + k), squarings)
+        s2 = plus_power(s2, w - splat_at(x, r2 + k), squarings)
+        s3 = plus_power(s3, w - splat_at(x, r3 + k), squarings)
     return s0, s1, s2, s3
 
 
@@ -166,13 +166,13 @@ def forward_squared(
             for r in range(min(ROWS, samples - b)):
                 s, here = load(y, y0 + r * stride), y0 + r * stride
                 lost = valid & ~(at_least(s, splat(_LEAST_SUM)) & at_least(splat(_LARGEST_SUM), s))
-                for _ in range(len(squarings) + 1):
+                for _ in range(len(squarings)):
                     s = square_root(s)
                 store(y, here, s * splat(unscale))
                 while lost:
                     j = first_bit(lost)
                     lost &= lost - 1
-                    p = np.float32(2 << len(squarings))
+                    p = np.float32(1 << len(squarings))
                     y[here + j] = pair_norm(x, rows[r], w, (q * WIDTH + j) * features, features, p)
 
 
