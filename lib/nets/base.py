@@ -125,7 +125,7 @@ class DistanceNet(nn.Module, ABC):
 
         Two in the normalisation, then those of every distance layer.
         """
-        return 2 + sum(layer.roundings for layer in self.stack())
+        return 2 + sum(layer.roundings for layer in self.distance_layers())
 
     def flushed(self) -> float:
         """The most by which the difference of two logits changes where every operation flushes denormals to zero.
@@ -134,17 +134,17 @@ class DistanceNet(nn.Module, ABC):
         """
         return self.roundings() * FLUSHED * self.normalize.gain
 
-    def stack(self) -> list[DistanceLayer]:
+    def distance_layers(self) -> list[DistanceLayer]:
         """All distance layers from the pixels up, the top too where it is one."""
         return self._feature_layers()
 
     def parts(self) -> list[nn.Module]:
-        """The normalisation, and then the distance layers of `stack`."""
-        return [self.normalize, *self.stack()]
+        """The normalisation, and then all distance layers."""
+        return [self.normalize, *self.distance_layers()]
 
     def distance_weights(self) -> list[nn.Parameter]:
         """The weights of all distance neurons: what l_p decay acts on."""
-        return [layer.weight for layer in self.stack()]
+        return [layer.weight for layer in self.distance_layers()]
 
     def other_parameters(self) -> list[nn.Parameter]:
         """Every other parameter: biases and head."""
@@ -171,17 +171,17 @@ class PlainNet(DistanceNet):
 
     top: LInfDist
 
-    def stack(self) -> list[DistanceLayer]:
+    def distance_layers(self) -> list[DistanceLayer]:
         """All distance layers from the pixels up, the top last."""
-        return [*super().stack(), self.top]
+        return [*super().distance_layers(), self.top]
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, C, H, W] in [0, 1] -> logits [B, K]."""
-        return -self._chain(self.stack(), "x", x).last(x, p)
+        return -self._chain(self.distance_layers(), "x", x).last(x, p)
 
     def executed(self, x: Tensor, p: float = math.inf) -> Execution:
         """One forward pass with what a proof asks of it: the last distance layer is the top."""
-        outputs, size = self._chain(self.stack(), "x", x).sized(x, p)
+        outputs, size = self._chain(self.distance_layers(), "x", x).sized(x, p)
         return Execution(outputs, -outputs, size)
 
     def logits(self, features: Tensor, p: float = math.inf) -> Tensor:
@@ -209,7 +209,7 @@ class CompositeNet(DistanceNet):
 
     def executed(self, x: Tensor, p: float = math.inf) -> Execution:
         """One forward pass with what a proof asks of it: the outputs are the features."""
-        features, size = self._chain(self.stack(), "x", x).sized(x, p)
+        features, size = self._chain(self.distance_layers(), "x", x).sized(x, p)
         features = features.flatten(1)
         return Execution(features, self.logits(features, p), size)
 

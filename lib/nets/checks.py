@@ -106,7 +106,7 @@ def _check_shapes(net: DistanceNet, purpose: str) -> None:
 def _roles(net: DistanceNet) -> Iterator[tuple[str, nn.Module, tuple[type[nn.Module], ...]]]:
     """Each part that a proof speaks of, its place, and what it may be there."""
     yield "normalize", net.normalize, (Normalize, ValidPixels)
-    for layer in net.stack():
+    for layer in net.distance_layers():
         yield "layer", layer, _LAYERS
         if layer.shift is not None:
             yield "shift", layer.shift, (MeanShift,)
@@ -120,7 +120,7 @@ def _roles(net: DistanceNet) -> Iterator[tuple[str, nn.Module, tuple[type[nn.Mod
 def _constants(net: DistanceNet) -> Iterator[tuple[str, Tensor, tuple[int, ...]]]:
     """What is added to values and its shape: of another one it might broadcast, over the images of a batch too."""
     yield "mean", net.normalize.mean, (net.input_shape[0], 1, 1)
-    for layer in net.stack():
+    for layer in net.distance_layers():
         units = layer.weight.shape[:1]
         if layer.bias is not None:
             yield "bias", layer.bias, units

@@ -66,7 +66,7 @@ def prune(net: Prunable) -> Prunable:
 
 def _pruned(net: Prunable) -> Prunable:
     """The net with its parts replaced, in evaluation mode."""
-    dense = cast(list[LInfDist], net.stack())
+    dense = cast(list[LInfDist], net.distance_layers())
     boxes, layers = _boxes(net, dense), list[PrunedDist]()
     read = torch.ones(len(dense[-1].weight), dtype=torch.bool)
     for layer, box in zip(reversed(dense), reversed(boxes), strict=True):
@@ -96,7 +96,7 @@ def _check(net: Prunable) -> None:
         raise TypeError(f"net must be an LInfDistNet or an LInfDistNetMLP to be pruned, got {type(net).__name__}")
     check_parts(net, "pruned")
     net.normalize.check()
-    check_neurons(net.stack())
+    check_neurons(net.distance_layers())
     if any(module.training for module in net.modules()):
         raise ValueError("net must be in evaluation mode to be pruned, got training mode (call net.eval())")
     check_float32({**net.state_dict(), "normalize.mean": net.normalize.mean}, "pruned")

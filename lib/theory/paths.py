@@ -21,11 +21,11 @@ def paths(net: PlainNet, x: Tensor) -> list[Tensor]:
     Raises:
         TypeError: other neurons than l_inf-dist ones, or another normalisation than mean shift.
     """
-    check_neurons(net.stack())
+    check_neurons(net.distance_layers())
     with torch.no_grad(), evaluation_mode(net):
         followed = torch.arange(net.num_classes).expand(len(x), -1)
         found = []
-        for layer, inputs in zip(net.stack()[::-1], net.activations(x)[::-1], strict=True):
+        for layer, inputs in zip(net.distance_layers()[::-1], net.activations(x)[::-1], strict=True):
             followed = _furthest(inputs.flatten(1), layer.weight, followed)
             found.append(followed)
     return found

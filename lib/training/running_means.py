@@ -17,7 +17,7 @@ def collect_running_means_(net: DistanceNet, images: Images) -> None:
     means on the way, the running means averaging over the images seen so far. Of images larger than the net's it takes
     the middle. The net comes back in evaluation mode; no draw is made.
     """
-    shifts = [layer.shift for layer in net.eval().stack() if layer.shift is not None]
+    shifts = [layer.shift for layer in net.eval().distance_layers() if layer.shift is not None]
     momenta = [shift.momentum for shift in shifts]
     try:
         for number, indices in enumerate(torch.arange(len(images), device=images.labels.device).split(CHUNK)):

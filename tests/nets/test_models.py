@@ -64,7 +64,7 @@ class TestEveryNet:
         x = torch.rand(16, *SHAPE)
         activations = net.activations(x)
         size = net.executed(x).size
-        for layer, value in zip(net.stack(), activations, strict=False):
+        for layer, value in zip(net.distance_layers(), activations, strict=False):
             assert (value.flatten(1).abs().amax(1) <= size).all()
             shift, layer.shift = layer.shift, None
             assert (layer(value).flatten(1).abs().amax(1) <= size).all()
@@ -81,8 +81,8 @@ class TestEveryNet:
         assert len({id(p) for p in both}) == len(both) == len(list(net.parameters()))
         assert all(weight.dim() > 1 for weight in net.distance_weights())
 
-    def test_stacks_its_distance_layers_up_to_the_top(self, net: Net) -> None:
-        layers = net.stack()
+    def test_lists_its_distance_layers_up_to_the_top(self, net: Net) -> None:
+        layers = net.distance_layers()
         assert layers == [*net.layers, net.top] if isinstance(net, PlainNet) else layers == list(net.layers)
         assert [id(layer.weight) for layer in layers] == [id(weight) for weight in net.distance_weights()]
         assert net.roundings() == 2 + sum(layer.roundings for layer in layers)

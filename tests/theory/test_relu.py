@@ -126,4 +126,4 @@ def test_a_net_without_layers_is_refused() -> None:
 )
 def test_layers_that_compute_something_else_are_refused(net: Net, other: str) -> None:
     with pytest.raises(TypeError, match=f"layers must be l_inf-dist neurons and mean shifts alone, got a {other}"):
-        theory.relu_linf_dist_net(net.stack())
+        theory.relu_linf_dist_net(net.distance_layers())
