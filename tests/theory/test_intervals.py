@@ -1,7 +1,5 @@
 """Boxes followed through nets: they hold what is inside, they are ordered, and they are those of the certificates."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,10 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lib import Box, LInfDistNet, LInfDistNetMLP, certify
-from lib.nets.head import MLPHead
 from lib.nets.models import Net
 from lib.robustness.inputs import pixel_box
-from lib.theory.intervals import follow, merged_lead, smallest_lead, worst_leads
+from lib.theory.intervals import follow, smallest_lead, worst_leads
 
 SHAPE = (1, 3, 3)
 
@@ -115,27 +112,3 @@ class TestLeads:
         clean = smallest_lead(Box(logits, logits), y)
         for lead in worst_leads(net, x, y, 0.0):
             torch.testing.assert_close(lead, clean, rtol=0, atol=1e-3, check_dtype=False)
-
-
-def test_eq_21_on_the_vector_of_the_reference() -> None:
-    head = MLPHead(2, 2, 3)
-    last = head.fc2
-    with torch.no_grad():
-        last.weight.copy_(math.sqrt(2) * torch.tensor([[1.0, -2.0], [0.5, 1.0], [0.0, 3.0]]))
-        last.bias.copy_(torch.tensor([0.1, 0.0, -0.2]))
-        box, y = Box(torch.tensor([[-0.1, 0.2]]), torch.tensor([[0.3, 0.4]])), torch.tensor([2])
-        assert smallest_lead(last.ibp(box), y).item() == pytest.approx(-0.15, abs=1e-6)
-        # the identity in place of the first layer and tanh
-        head.fc1.bounds = head.tanh.bounds = lambda inside: inside.map(Tensor.double)  # type: ignore[method-assign]
-        assert merged_lead(head, box, y).item() == pytest.approx(0.05, abs=1e-4)
-
-
-@given(seed=st.integers(0, 2**31), width=st.floats(0, 2))
-@settings(deadline=None, max_examples=30)
-def test_eq_21_is_never_looser_than_the_plain_difference(seed: int, width: float) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    head = MLPHead(4, 6, 3)
-    center, y = torch.randn(8, 4, generator=generator), torch.randint(3, (8,), generator=generator)
-    box = Box(center - width, center + width)
-    with torch.no_grad():
-        assert (smallest_lead(head.bounds(box), y) <= merged_lead(head, box, y) + 1e-9).all()
