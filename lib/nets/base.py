@@ -32,7 +32,7 @@ class Execution(NamedTuple):
 class DistanceNet(nn.Module, ABC):
     """What the nets share: normalisation, a stack of distance layers, and then a top that makes logits of it.
 
-    A kind of net says by `logits`, `logit_bounds` and `lead` what its top is.
+    A kind of net says by `logits`, `logit_bounds` and `margin_lb` what its top is.
 
     Attributes:
         config: the arguments that build this net again, of plain types.
@@ -76,8 +76,8 @@ class DistanceNet(nn.Module, ABC):
         """Bounds [B, K] of the logits at p = inf over a box of features; hold for every float32 execution."""
 
     @abstractmethod
-    def lead(self, features: Box, y: Tensor) -> Tensor:
-        """Lower bounds [B] of f_y - max_{i != y} f_i at p = inf over a box of features.
+    def margin_lb(self, features: Box, y: Tensor) -> Tensor:
+        """Lower bounds [B] of the margin f_y - max_{i != y} f_i at p = inf over a box of features.
 
         One above 0 means that f_y is above every other logit in every float32 execution.
         """
@@ -193,13 +193,13 @@ class PlainNet(DistanceNet):
         top = self.top.bounds(features)
         return Box(-top.upper, -top.lower)
 
-    def lead(self, features: Box, y: Tensor) -> Tensor:
+    def margin_lb(self, features: Box, y: Tensor) -> Tensor:
         """The difference of the bounds of two logits, less what they lose where some threads flush denormals to zero;
         its sign is exact. -inf where a bound is infinite: behind an infinite distance an executed value may be NaN,
         which no bound holds."""
         logits = self.logit_bounds(features)
         bounded = (logits.lower.isfinite() & logits.upper.isfinite()).all(1)
-        return torch.where(bounded, smallest_lead(logits, y) - self.flushed(), -math.inf)
+        return torch.where(bounded, margin(logits.lower, y, logits.upper) - self.flushed(), -math.inf)
 
 
 class CompositeNet(DistanceNet):
@@ -221,16 +221,16 @@ class CompositeNet(DistanceNet):
         """Bounds [B, K] of the logits in float64 over a box of features; hold for every float32 execution."""
         return self.head.bounds(features)
 
-    def lead(self, features: Box, y: Tensor) -> Tensor:
+    def margin_lb(self, features: Box, y: Tensor) -> Tensor:
         """In float64, by Eq. 21, over a box widened by what features lose where some threads flush denormals."""
         lower, upper = (end.double() for end in features)
-        return self.head.lead(Box(lower - self.flushed(), upper + self.flushed()), y)
+        return self.head.margin_lb(Box(lower - self.flushed(), upper + self.flushed()), y)
 
 
-def smallest_lead(logits: Box, y: Tensor) -> Tensor:
-    """l_y - max_{i != y} u_i [B]: the plain difference of the bounds of two logits."""
-    rivals = logits.upper.scatter(1, y[:, None], -math.inf).amax(1)
-    return logits.lower.gather(1, y[:, None]).squeeze(1) - rivals
+def margin(logits: Tensor, y: Tensor, rivals: Tensor | None = None) -> Tensor:
+    """f_y - max_{i != y} f_i [B]; the other logits from `rivals` where given: upper bounds beside lower ones."""
+    label, others = y.unsqueeze(1), logits if rivals is None else rivals
+    return logits.gather(1, label).squeeze(1) - others.scatter(1, label, -math.inf).amax(1)
 
 
 def _shape(sides: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -134,8 +134,8 @@ class MLPHead(nn.Module):
         margin = torch.where(slack.isinf(), slack, merged_margin(self.fc2, hidden, y) + slack)
         return margin.scatter(1, y[:, None], 0.0)
 
-    def lead(self, box: Box, y: Tensor) -> Tensor:
-        """-max_{i != y} of `margin_ub` [B]: z_y - max_{i != y} z_i of every execution is at least that."""
+    def margin_lb(self, box: Box, y: Tensor) -> Tensor:
+        """-max_{i != y} of `margin_ub` [B]: the margin z_y - max_{i != y} z_i of every execution is at least that."""
         return -self.margin_ub(box, y).scatter(1, y[:, None], -math.inf).amax(1)
 
     def _hidden_bounds(self, box: Box) -> Box:

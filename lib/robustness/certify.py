@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lib.nets.base import CompositeNet, DistanceNet, Execution, PlainNet, smallest_lead
+from lib.nets.base import CompositeNet, DistanceNet, Execution, PlainNet, margin
 from lib.nets.box import Box
 from lib.nets.checks import check_parts
 from lib.nets.models import Net
@@ -166,7 +166,7 @@ def _bisect(proved_at: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def _proves_by_interval(net: Net, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
-    return net.lead(net.feature_bounds(pixel_box(x, radius)), y) > 0
+    return net.margin_lb(net.feature_bounds(pixel_box(x, radius)), y) > 0
 
 
 def _margin_radius(net: Net, run: Execution, y: Tensor) -> Tensor:
@@ -177,18 +177,18 @@ def _margin_radius(net: Net, run: Execution, y: Tensor) -> Tensor:
 
 def _closed_form_radius(net: PlainNet, run: Execution, y: Tensor) -> Tensor:
     """The largest e with margin > 2 e / sigma + 2^-22 n (max|v| + e / sigma), solved for e; from 0 to 1."""
-    logits, rate = run.logits.double(), _rate(net)
-    margin = smallest_lead(Box(logits, logits), y)
-    radius = (net.std * (margin - 2 * rate * run.size) / (2 + 2 * rate)).clamp(0, 1)
+    rate = _rate(net)
+    beyond_rounding = margin(run.logits.double(), y) - 2 * rate * run.size
+    radius = (net.std * beyond_rounding / (2 + 2 * rate)).clamp(0, 1)
     return torch.where(_in_range(run.size, radius / net.std), radius, 0.0)
 
 
 def _head_proves(net: CompositeNet, run: Execution, y: Tensor, radius: Tensor) -> Tensor:
-    """The lead stays positive on the box that the features cannot leave while pixels move by at most radius [B]."""
+    """The margin stays positive on the box that the features cannot leave while pixels move by at most radius [B]."""
     features, moved = run.outputs.double(), radius / net.std
     reach = (moved + _rate(net) * (run.size + moved))[:, None]
     in_range = _in_range(run.size, moved)
-    return in_range & (net.lead(Box(features - reach, features + reach), y) > 0)
+    return in_range & (net.margin_lb(Box(features - reach, features + reach), y) > 0)
 
 
 def _in_range(size: Tensor, radius: Tensor) -> Tensor:

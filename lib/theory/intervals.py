@@ -5,19 +5,17 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from lib.nets.base import CompositeNet
-from lib.nets.base import smallest_lead as smallest_lead
+from lib.nets.base import CompositeNet, margin
 from lib.nets.box import Box
-from lib.nets.head import MLPHead
 from lib.nets.layers import LInfDist
 from lib.nets.models import Net
 from lib.robustness.inputs import evaluation_mode, pixel_box
 
 
-class Leads(NamedTuple):
-    """Lower bounds [B] of min over the ball of f_y - max_{i != y} f_i, each at least as large as the one before.
+class MarginBounds(NamedTuple):
+    """Lower bounds [B] of the margin over the ball, each at least as large as the one before.
 
-    margin: Fact 3.6, the clean lead less 2 eps / std; with a head, its intervals on the box f(x) +- eps / std.
+    margin: Fact 3.6, the clean margin less 2 eps / std; with a head, its intervals on the box f(x) +- eps / std.
     unclipped: intervals through all layers from the whole ball. A distance layer maps a cube to a cube of equal size,
         less what is below 0, so this is the margin's bound wherever all distances exceed eps / std.
     clipped: intervals through all layers from the valid images of the ball.
@@ -45,10 +43,10 @@ def follow(net: Net, box: Box) -> list[tuple[str, Box]]:
         return [*boxes, ("logits", net.logit_bounds(features))]
 
 
-def worst_leads(net: Net, x: Tensor, y: Tensor, eps: float) -> Leads:
-    """The three lower bounds of the lead of label y over the images within eps of x.
+def margin_bounds(net: Net, x: Tensor, y: Tensor, eps: float) -> MarginBounds:
+    """The three lower bounds of the margin of label y over the images within eps of x.
 
-    A lead above 0 is what `lib.certify` looks for; it alone pays for the rounding of the margin, and decides.
+    One above 0 is what `lib.certify` looks for; it alone pays for the rounding of the margin, and decides.
 
     Args:
         net: a net of this library; a pruned one refuses the whole ball, most of which is no valid image.
@@ -60,15 +58,8 @@ def worst_leads(net: Net, x: Tensor, y: Tensor, eps: float) -> Leads:
     with torch.no_grad(), evaluation_mode(net):
         features = net.features(x)
         if isinstance(net, CompositeNet):
-            margin = net.lead(Box(features - reach, features + reach), y)
+            by_lipschitz = net.margin_lb(Box(features - reach, features + reach), y)
         else:
-            logits = net.logits(features)
-            margin = smallest_lead(Box(logits, logits), y) - 2 * reach
-        unclipped, clipped = (net.lead(net.feature_bounds(pixel_box(x, eps, clip=clip)), y) for clip in (False, True))
-        return Leads(margin, unclipped, clipped)
-
-
-def merged_lead(head: MLPHead, features: Box, y: Tensor) -> Tensor:
-    """-max_{i != y} mbar_i [B] with mbar of Eq. 21: the last affine layer bounds the difference itself."""
-    with torch.no_grad():
-        return head.lead(features, y)
+            by_lipschitz = margin(net.logits(features), y) - 2 * reach
+        boxes = (net.feature_bounds(pixel_box(x, eps, clip=clip)) for clip in (False, True))
+        return MarginBounds(by_lipschitz, *(net.margin_lb(box, y) for box in boxes))

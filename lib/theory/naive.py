@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from lib.nets.base import DistanceNet, smallest_lead
-from lib.nets.box import Box
+from lib.nets.base import DistanceNet, margin
 from lib.nets.models import LInfDistNet
 from lib.robustness.inputs import evaluation_mode
 
@@ -22,7 +21,7 @@ def half_margin(net: DistanceNet, x: Tensor, y: Tensor) -> Tensor:
     """
     with torch.no_grad(), evaluation_mode(net):
         logits = net(x)
-    return net.std * smallest_lead(Box(logits, logits), y) / 2
+    return net.std * margin(logits, y) / 2
 
 
 def rounding_trap() -> tuple[LInfDistNet, Tensor, Tensor]:

@@ -5,6 +5,8 @@ import math
 from torch import Tensor
 from torch.nn import functional as F
 
+from lib.nets.base import margin
+
 
 def hinge_loss(logits: Tensor, y: Tensor, theta: float, mix: float) -> Tensor:
     """Multi-class hinge (paper Section 5): the mean over the batch of
@@ -52,9 +54,7 @@ def clipped_hinge_loss(logits: Tensor, y: Tensor, theta: float, ce_weight: float
     _check_theta(theta)
     if not (math.isfinite(ce_weight) and ce_weight >= 0):
         raise ValueError(f"ce_weight is {ce_weight}, expected a finite number of at least 0")
-    label = y.unsqueeze(1)
-    margin = logits.gather(1, label).squeeze(1) - logits.scatter(1, label, -math.inf).amax(1)
-    hinge = (1 - margin / theta).clamp(0.0, 1.0)
+    hinge = (1 - margin(logits, y) / theta).clamp(0.0, 1.0)
     return ce_weight * F.cross_entropy(logit_scale * logits, y) + hinge.mean()
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.nets.base import CompositeNet, PlainNet, smallest_lead
+from lib.nets.base import CompositeNet, PlainNet, margin
 from lib.nets.box import Box
 from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net, build
 from lib.nets.sortnet import SortNet
@@ -87,15 +87,15 @@ class TestEveryNet:
         assert [id(layer.weight) for layer in layers] == [id(weight) for weight in net.distance_weights()]
         assert net.roundings() == 2 + sum(layer.roundings for layer in layers)
 
-    def test_leads_are_below_those_of_all_images_of_a_box(self, net: Net) -> None:
+    def test_bounds_of_margins_are_below_those_of_all_images_of_a_box(self, net: Net) -> None:
         x = torch.rand(16, *SHAPE)
         y = net(x).argmax(1)
         box = Box((x - 0.02).clamp(min=0), (x + 0.02).clamp(max=1))
         with torch.no_grad():
-            lead = net.lead(net.feature_bounds(box), y)
+            least = net.margin_lb(net.feature_bounds(box), y)
             for _ in range(50):
                 logits = net(torch.lerp(*box, torch.rand_like(x).round()).clamp(*box))
-                assert (lead <= smallest_lead(Box(logits, logits), y) + 1e-5).all()
+                assert (least <= margin(logits, y) + 1e-5).all()
 
     def test_refuses_images_of_another_shape(self, net: Net) -> None:
         with pytest.raises(ValueError, match=r"x must be \[B, 2, 4, 4\], got \[3, 1, 4, 4\]"):
@@ -110,6 +110,12 @@ class TestEveryNet:
             with pytest.raises(ValueError, match="evaluation mode"):
                 net.bounds(box)
             net.eval()
+
+
+def test_a_margin_is_the_difference_to_the_best_of_the_other_logits() -> None:
+    logits, y = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]), torch.tensor([0, 2])
+    assert margin(logits, y).tolist() == [1, -1]
+    assert margin(logits, y, rivals=logits + 0.5).tolist() == [0.5, -1.5]
 
 
 def test_a_net_is_plain_or_composite() -> None:

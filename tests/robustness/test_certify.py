@@ -436,7 +436,7 @@ class TestRefusals:
         compiled.compile()
         with pytest.raises(TypeError, match="got another _compiled_call_impl on LInfDistNet"):
             certify(compiled, x, y, 0.1)
-        for name, value in (("activations", lambda x: [x, x]), ("lead", lambda box, y: y + 1), ("std", 1e9)):
+        for name, value in (("activations", lambda x: [x, x]), ("margin_lb", lambda box, y: y + 1), ("std", 1e9)):
             net = LInfDistNet(SHAPE, 3, width=4, depth=2)
             vars(net)[name] = value
             with pytest.raises(TypeError, match=f"got another {name} on LInfDistNet"):
@@ -646,7 +646,7 @@ def test_a_part_that_is_no_module_of_the_net_is_refused(method: certificates.Met
         certify(net, torch.rand(2, *SHAPE), torch.tensor([0, 1]), 0.1, method)
 
 
-def test_a_lead_that_flushed_denormals_can_take_away_proves_nothing() -> None:
+def test_a_margin_that_flushed_denormals_can_take_away_proves_nothing() -> None:
     # the logits differ by 5e-39, and some threads may flush what is denormal while others do not
     net = LInfDistNet((1, 1, 1), 2, width=1, depth=1, identity=0.0).eval().requires_grad_(False)
     net.top.weight.copy_(torch.tensor([[0.0], [0.0]]))

@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib import Box, LInfDistNet, LInfDistNetMLP, certify
+from lib import LInfDistNet, LInfDistNetMLP, certify
+from lib.nets.base import margin
 from lib.nets.models import Net
 from lib.robustness.inputs import pixel_box
-from lib.theory.intervals import follow, smallest_lead, worst_leads
+from lib.theory.intervals import follow, margin_bounds
 
 SHAPE = (1, 3, 3)
 
@@ -65,50 +66,50 @@ class TestFollow:
 
 
 @KINDS
-class TestLeads:
+class TestMarginBounds:
     @given(seed=st.integers(0, 2**31), eps=st.floats(0, 0.5), depth=st.integers(1, 3))
     @settings(deadline=None, max_examples=20)
-    def test_are_ordered_and_below_every_lead_in_the_ball(
+    def test_are_ordered_and_below_every_margin_in_the_ball(
         self, kind: type[Net], seed: int, eps: float, depth: int
     ) -> None:
         net, x = random_net(kind, seed, depth), sample(seed)
         with torch.no_grad():
             y = net(x).argmax(1)
-            leads = worst_leads(net, x, y, eps)
-            assert (leads.margin <= leads.unclipped + 1e-4).all()
-            assert (leads.unclipped <= leads.clipped).all()
+            bounds = margin_bounds(net, x, y, eps)
+            assert (bounds.margin <= bounds.unclipped + 1e-4).all()
+            assert (bounds.unclipped <= bounds.clipped).all()
             lower, upper = pixel_box(x, eps)
             for draw in range(20):
                 share = torch.rand(x.shape, generator=torch.Generator().manual_seed(draw)).round()
                 logits = net(torch.lerp(lower, upper, share))
-                assert (leads.clipped <= smallest_lead(Box(logits, logits), y) + 1e-6).all()
+                assert (bounds.clipped <= margin(logits, y) + 1e-6).all()
 
     def test_clipping_is_what_helps_while_all_distances_exceed_the_radius(self, kind: type[Net]) -> None:
         net, x = random_net(kind, 5), sample(5)
-        leads = worst_leads(net, x, net(x).argmax(1), 0.2)
-        assert (leads.clipped > leads.unclipped + 1e-3).any()
-        torch.testing.assert_close(leads.unclipped, leads.margin, rtol=0, atol=1e-3)
+        bounds = margin_bounds(net, x, net(x).argmax(1), 0.2)
+        assert (bounds.clipped > bounds.unclipped + 1e-3).any()
+        torch.testing.assert_close(bounds.unclipped, bounds.margin, rtol=0, atol=1e-3)
 
     def test_the_whole_ball_gains_where_a_distance_cannot_fall_below_zero(self, kind: type[Net]) -> None:
         net, x = random_net(kind, 5), sample(5)
         for weight in net.distance_weights():
             weight.data.mul_(0.02)
-        leads = worst_leads(net, x, net(x).argmax(1), 0.9)
-        assert (leads.unclipped > leads.margin + 1e-3).any()
+        bounds = margin_bounds(net, x, net(x).argmax(1), 0.9)
+        assert (bounds.unclipped > bounds.margin + 1e-3).any()
 
     def test_the_certificates_are_decided_by_them(self, kind: type[Net]) -> None:
         net, x = random_net(kind, 6), sample(6)
         y = net(x).argmax(1)
         for eps in (0.01, 0.05, 0.1, 0.2):
-            leads = worst_leads(net, x, y, eps)
-            assert torch.equal(leads.clipped > 0, certify(net, x, y, eps, "interval").certified)
-            clear = leads.margin.abs() > 1e-3
-            assert torch.equal((leads.margin > 0)[clear], certify(net, x, y, eps, "margin").certified[clear])
+            bounds = margin_bounds(net, x, y, eps)
+            assert torch.equal(bounds.clipped > 0, certify(net, x, y, eps, "interval").certified)
+            clear = bounds.margin.abs() > 1e-3
+            assert torch.equal((bounds.margin > 0)[clear], certify(net, x, y, eps, "margin").certified[clear])
 
-    def test_at_radius_0_all_three_are_the_clean_lead(self, kind: type[Net]) -> None:
+    def test_at_radius_0_all_three_are_the_clean_margin(self, kind: type[Net]) -> None:
         net, x = random_net(kind, 7), sample(7)
         logits = net(x)
         y = logits.argmax(1)
-        clean = smallest_lead(Box(logits, logits), y)
-        for lead in worst_leads(net, x, y, 0.0):
-            torch.testing.assert_close(lead, clean, rtol=0, atol=1e-3, check_dtype=False)
+        clean = margin(logits, y)
+        for bound in margin_bounds(net, x, y, 0.0):
+            torch.testing.assert_close(bound, clean, rtol=0, atol=1e-3, check_dtype=False)
