@@ -100,7 +100,7 @@ def _slope(net: DistanceNet, x: Tensor, logit: Tensor, p: float) -> Tensor:
 def _steepness(net: DistanceNet, near: Tensor, far: Tensor, p: float) -> float:
     with torch.no_grad():
         moved_in = (far - near).flatten(1).abs().amax(1) / net.std
-        there, here = net(far, p), net(near, p)
-        executed = net.executed(far, p).size + torch.maximum(there.abs(), here.abs()).amax(1)
-        moved_out = (there - here).abs().amax(1) - ROUNDING * executed
+        (_, there, size), (_, here, _) = net.executed(far, p), net.executed(near, p)
+        largest = size + torch.maximum(there.abs(), here.abs()).amax(1)
+        moved_out = (there - here).abs().amax(1) - ROUNDING * largest
     return torch.where(moved_in > 0, moved_out / moved_in, 0.0).amax().item()
