@@ -11,7 +11,7 @@ from lib.nets.base import CompositeNet, DistanceNet
 from lib.nets.head import Linear, MLPHead, Tanh
 from lib.nets.layers import LInfDist, LInfDistConv2d, MeanShift, Normalize
 from lib.nets.models import Net
-from lib.nets.sealed import PrunedDist, Sealed, ValidPixels, check_together
+from lib.nets.pruned import PrunedDist, Sealed, ValidPixels, check_together
 from lib.nets.sortnet import SortLinear, coefficients
 
 NETS: tuple[type[Net], ...] = get_args(Net)

@@ -34,7 +34,7 @@ from lib.nets.box import Box
 from lib.nets.checks import check_float32, check_neurons, check_parts
 from lib.nets.layers import LInfDist
 from lib.nets.models import LInfDistNet, LInfDistNetMLP
-from lib.nets.sealed import PrunedDist, Sealed, ValidPixels
+from lib.nets.pruned import PrunedDist, Sealed, ValidPixels
 
 Prunable = TypeVar("Prunable", LInfDistNet, LInfDistNetMLP)
 

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 import lib
 from lib import Box, LInfDistNet, LInfDistNetMLP, certify, prune, recipes
 from lib.nets.layers import LInfDist, Normalize
-from lib.nets.sealed import PrunedDist
+from lib.nets.pruned import PrunedDist
 from lib.nets.sortnet import SortLinear
 from lib.ops.kernels import sparse as sparse_kernels
 from lib.robustness.inputs import pixel_box
