@@ -10,8 +10,8 @@ from lib.nets.layers import LInfDist
 from lib.robustness.inputs import pixel_box
 from lib.theory.addernet import AdderNet, BatchNorm, batch_norm_bound, with_batch_norm
 from lib.theory.lipschitz import net_lipschitz_bound
+from lib.theory.lipschitz_search import pair_steepness
 from lib.theory.naive import half_margin
-from lib.theory.steepest import pair_steepness
 
 SHAPE = (1, 3, 3)
 

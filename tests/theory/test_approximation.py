@@ -9,17 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib import Box, LInfDist, theory
-from lib.theory.approximation import Approximation
+from lib import Box, LInfDist
+from lib.theory.approximation import Approximation, approximate, approximate_literally, approximate_wide
+from lib.theory.pyramids import Target
 from tests.theory.targets import peak, random_target
 
 DOUBLE = torch.float64
-BUILDERS = [theory.approximate, theory.approximate_literally, theory.approximate_wide]
+BUILDERS = [approximate, approximate_literally, approximate_wide]
 DEEP = BUILDERS[:2]
 SHAPES = {  # (width, depth) for m pyramids in d dimensions
-    theory.approximate: lambda m, d: (d + 2, 2 * m),
-    theory.approximate_literally: lambda m, d: (d + 2, m * (2 * d + 1) + 1),
-    theory.approximate_wide: lambda m, d: (m, 2),
+    approximate: lambda m, d: (d + 2, 2 * m),
+    approximate_literally: lambda m, d: (d + 2, m * (2 * d + 1) + 1),
+    approximate_wide: lambda m, d: (m, 2),
 }
 Builder = Callable[..., Approximation]
 builders = pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__)
@@ -33,7 +34,7 @@ def points(g: Approximation, seed: int) -> Tensor:
     return torch.cat([torch.lerp(lower, upper, torch.cat([inside, corners])), centers])
 
 
-def keeps_the_promise(g: Approximation, target: theory.Target, eps: float, tol: float, seed: int = 0) -> bool:
+def keeps_the_promise(g: Approximation, target: Target, eps: float, tol: float, seed: int = 0) -> bool:
     """-tol <= F - g <= eps + tol at all points tried."""
     x = points(g, seed)
     error = target(x) - g(x)[:, 0]
@@ -73,7 +74,7 @@ def test_no_unit_exceeds_the_bound_c_anywhere_in_the_box(
 def test_the_sizes_of_the_reference_and_an_error_that_is_attained(d: int, eps: float, m: int, worst: float) -> None:
     cell = 1 / round(m ** (1 / d))
     tip = torch.full((1, d), cell, dtype=DOUBLE)
-    g = theory.approximate(peak(tip), [0.0] * d, [1.0] * d, eps, DOUBLE)
+    g = approximate(peak(tip), [0.0] * d, [1.0] * d, eps, DOUBLE)
     assert len(g.pyramids.centers) == m
     assert (-g(tip)).item() == pytest.approx(worst)
     assert keeps_the_promise(g, peak(tip), worst, 1e-12)
@@ -101,7 +102,7 @@ def test_all_three_nets_are_the_same_function(build: Builder) -> None:
 def test_rounding_does_not_grow_with_depth(dtype: torch.dtype) -> None:
     eps = torch.finfo(dtype).eps
     for cells in (2, 12):
-        g = theory.approximate(random_target(2, 3), [0, 0], [1, 1], 1 / cells, dtype)
+        g = approximate(random_target(2, 3), [0, 0], [1, 1], 1 / cells, dtype)
         x = points(g, 0)
         error = (g(x)[:, 0] - g.pyramids.values(x).amax(1)).abs().max()
         assert g.depth == 2 * cells**2
@@ -109,7 +110,7 @@ def test_rounding_does_not_grow_with_depth(dtype: torch.dtype) -> None:
 
 
 def test_the_default_dtype_is_torchs() -> None:
-    g = theory.approximate(random_target(1, 0), [0], [1], 0.5)
+    g = approximate(random_target(1, 0), [0], [1], 0.5)
     assert g(torch.rand(3, 1)).dtype == torch.get_default_dtype() == torch.float32
     assert keeps_the_promise(g, random_target(1, 0), 0.5, 1e-5)
 
@@ -151,7 +152,7 @@ def test_no_point_of_a_box_leaves_the_bounds_and_these_beat_the_lipschitz_consta
 
 def test_the_wide_net_bounds_the_maximum_over_a_box_exactly_and_the_deep_one_does_not() -> None:
     build = (random_target(2, 9), [0, 0], [1, 1], 0.25, DOUBLE)
-    wide, deep = theory.approximate_wide(*build), theory.approximate(*build)
+    wide, deep = approximate_wide(*build), approximate(*build)
     _, box, (_, greatest) = bounded(wide)
     nearest = wide.pyramids.centers.clamp(box.lower[:, None], box.upper[:, None])
     attained = wide(nearest.flatten(0, 1)).view(20, -1).amax(1, keepdim=True)

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import LInfDistNet, theory
+from lib import LInfDistNet
 from lib.nets.base import Execution
 from lib.theory.lipschitz import net_lipschitz_bound, steepest_net
-from lib.theory.steepest import diagonal_steepness, empirical_lipschitz, pair_steepness
+from lib.theory.lipschitz_search import diagonal_steepness, empirical_lipschitz, pair_steepness
 
 EXPONENTS = [1, 2, 8, 100, 1000, math.inf]
 
@@ -124,10 +124,6 @@ def test_the_search_is_a_function_of_its_seed() -> None:
     net = random_net(0)
     assert empirical_lipschitz(net, p=8, seed=1) == empirical_lipschitz(net, p=8, seed=1)
     assert empirical_lipschitz(net, p=8, seed=1) != empirical_lipschitz(net, p=8, seed=2)
-
-
-def test_it_is_handed_on_by_the_room() -> None:
-    assert theory.empirical_lipschitz is empirical_lipschitz
 
 
 @pytest.mark.parametrize(
