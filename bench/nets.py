@@ -70,8 +70,7 @@ def _train(recipe: Recipe, device: str, p: float, count: int) -> Found:
     if isinstance(loaded, str):
         yield _label(recipe), loaded
         return
-    torch.manual_seed(0)
-    net = build(recipe).to(device).train()
+    net = build(recipe, seed=0).to(device).train()
     step = _Step(net, recipe, loaded[0], p)
     seconds = [step(number) for number in range(count + 1)][1:]
     common: dict[str, Any] = {"who": _label(recipe), "p": p, "batch": recipe.batch_size, "widths": _widths(net)}
@@ -132,8 +131,7 @@ def _certify(recipe: Recipe, device: str) -> Found:
     if isinstance(loaded, str):
         yield _label(recipe), loaded
         return
-    torch.manual_seed(0)
-    net, test = build(recipe).to(device).eval(), loaded[1]
+    net, test = build(recipe, seed=0).to(device).eval(), loaded[1]
     indices = torch.arange(recipe.batch_size)
     x = batch(test, indices)
     with torch.no_grad():

@@ -24,7 +24,7 @@ from lib.experiments.evaluate import ATTACKS, CERTIFICATES, evaluate
 from lib.experiments.record import Record, Table
 from lib.experiments.twin import find_twin
 from lib.nets.arguments import integer
-from lib.nets.models import Net, drawn
+from lib.nets.models import Net, build
 from lib.nets.store import load, save
 from lib.recipes import Budget, Recipe
 from lib.recipes.values import nearest_float
@@ -169,7 +169,7 @@ def _train(
     """By `fit`; Unfinished also where training just now took so long that the evaluation waits for the next call."""
     checkpoint, steps = workdir / "last.ckpt", total_steps(recipe, len(train))
     complete, began = _is_trained(checkpoint, steps), time.perf_counter()
-    net = drawn(recipe, seed)
+    net = build(recipe, seed)
     history = fit(net, recipe, train, seed=seed, origin=origin, workdir=workdir, max_minutes=max_minutes, **options)
     if max_minutes is not None and not complete and time.perf_counter() - began > SHARE * 60 * max_minutes:
         raise Unfinished(steps, steps)

@@ -106,15 +106,15 @@ class ConvLInfDistNetMLP(CompositeNet):
 Net = LInfDistNet | SortNet | LInfDistNetMLP | ConvLInfDistNetMLP
 
 
-def drawn(recipe: Recipe, seed: int) -> Net:
-    """The net of a recipe, with weights drawn from a seed; torch's generator stays where it is."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # those of GPUs stay where they are
-        return build(recipe)
+def build(recipe: Recipe, seed: int | None = None) -> Net:
+    """The net of a recipe, with weights drawn from torch's global generator.
 
-
-def build(recipe: Recipe) -> Net:
-    """The net of a recipe, with weights drawn from torch's global generator."""
+    Where a seed is given they are drawn from that, and the generator stays where it is.
+    """
+    if seed is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # those of GPUs stay where they are
+            return build(recipe)
     shape, classes, width = recipe.input_shape, recipe.classes, recipe.width
     common: dict[str, Any] = {"mean": recipe.mean, "std": recipe.std, "identity": recipe.identity}
     match recipe.model:

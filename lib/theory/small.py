@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lib import recipes
-from lib.nets.models import Net, drawn
+from lib.nets.models import Net, build
 from lib.recipes import Recipe
 from lib.training.data import batch, load_data
 from lib.training.fit import fit
@@ -44,6 +44,6 @@ def train(net: Any, recipe: Recipe, *, seed: int = 0) -> list[dict[str, float]]:
 
 def trained(recipe: Recipe, *, seed: int = 0) -> Net:
     """The recipe's own net, drawn and trained from `seed`; in evaluation mode."""
-    net = drawn(recipe, seed)
+    net = build(recipe, seed)
     train(net, recipe, seed=seed)
     return net

@@ -31,8 +31,7 @@ def test_columns_are_those_of_the_public_functions_and_clean_images_are_predicte
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = load("digits/linf-dist-net", "smoke")
-    torch.manual_seed(0)
-    net, images = build(recipe).eval(), load_data(recipe).test
+    net, images = build(recipe, seed=0).eval(), load_data(recipe).test
     x, seen = batch(images, torch.arange(len(images))), []
     whole = module.executed_logits
 

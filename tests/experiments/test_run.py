@@ -15,7 +15,7 @@ import lib
 from lib.experiments import ledger, report
 from lib.experiments.evaluate import CURVE, curve_radii
 from lib.experiments.run import _alone_in, _credited, _words
-from lib.nets.models import drawn
+from lib.nets.models import build
 from lib.recipes import load
 from lib.training.checkpoint import UNKNOWN, Origin
 from lib.training.fit import Unfinished
@@ -117,7 +117,7 @@ def test_training_starts_from_the_weights_of_the_seed(tmp_path: Path, monkeypatc
         with pytest.raises(Unfinished):
             smoke(PLAIN, tmp_path, seed=seed)
     for seed, weights in starts:
-        expected = [*drawn(load(PLAIN, "smoke"), seed).parameters()]
+        expected = [*build(load(PLAIN, "smoke"), seed).parameters()]
         assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
     assert [seed for seed, _ in starts] == [3, 4] and not torch.equal(starts[0][1][0], starts[1][1][0])
 

@@ -166,6 +166,15 @@ def test_build_follows_the_recipe(name: str) -> None:
     assert hasattr(net, "head") == (recipe.hidden > 0)
 
 
+def test_a_seed_decides_the_weights_and_leaves_the_global_generator_in_place() -> None:
+    recipe = load("digits/linf-dist-net", "smoke")
+    before = torch.get_rng_state()
+    seeded = build(recipe, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(3)
+    assert all(map(torch.equal, build(recipe).parameters(), seeded.parameters()))
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [

@@ -41,8 +41,7 @@ class TestMovedShares:
     recipe = small_recipe(width=96, depth=3, identity=0.0, decay="none", weight_decay=0.0, train_limit=512)
 
     def shares(self, p: float) -> list[float]:
-        torch.manual_seed(0)
-        return moved_shares(build(self.recipe), at_exponent(self.recipe, p))
+        return moved_shares(build(self.recipe, seed=0), at_exponent(self.recipe, p))
 
     def test_few_weights_learn_at_p_inf_and_all_at_p_8(self) -> None:
         at_inf, at_8 = self.shares(math.inf), self.shares(8.0)
@@ -51,8 +50,7 @@ class TestMovedShares:
 
     def test_a_neuron_cannot_learn_more_weights_than_it_sees_images(self) -> None:
         recipe = self.recipe.replace(train_limit=3, batch_size=3)
-        torch.manual_seed(0)
-        first, *_ = moved_shares(build(recipe), at_exponent(recipe, math.inf))
+        first, *_ = moved_shares(build(recipe, seed=0), at_exponent(recipe, math.inf))
         assert 0 < first <= 3 / 64
 
     def test_decay_is_refused(self) -> None:

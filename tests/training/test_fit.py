@@ -51,14 +51,8 @@ def images(recipe: Recipe) -> Images:
     return load_data(recipe).train
 
 
-def fresh(recipe: Recipe, seed: int = 0) -> Net:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build(recipe)
-
-
 def train(recipe: Recipe, workdir: Path, *, net: Net | None = None, **options: Any) -> tuple[Net, list[dict[str, Any]]]:
-    net = net or fresh(recipe)
+    net = net or build(recipe, seed=0)
     options = {"seed": 0, "device": "cpu", "progress": False} | options
     return net, fit(net, recipe, images(recipe), workdir=workdir, **options)
 
@@ -109,7 +103,7 @@ class TestOneStep:
         recipe = tiny(batch_size=50, epochs_ramp=0, epochs_inf=0)
         x, y = self.first_batch(recipe)
         assert recipe.theta is not None and recipe.hinge_mix is not None
-        logits = fresh(recipe).train()(x, 8.0)
+        logits = build(recipe, seed=0).train()(x, 8.0)
         _, history = train(recipe, tmp_path, seed=5)
         expected = hinge_loss(logits, y, recipe.theta / recipe.std, recipe.hinge_mix)
         assert history[0]["loss"] == pytest.approx(expected.item(), rel=1e-6)
@@ -119,7 +113,7 @@ class TestOneStep:
         recipe = tiny(COMPOSITE, batch_size=50, epochs_ramp=0, epochs_inf=0, eps_warmup_epochs=0, kappa_natural=0.25)
         x, y = self.first_batch(recipe)
         assert recipe.eps_train is not None
-        net: Any = fresh(recipe).train()
+        net: Any = build(recipe, seed=0).train()
         z, eps = net.features(x, 8.0), recipe.eps_train / recipe.std
         expected = ibp_loss(net.head(z), net.head.ibp_margin(Box(z - eps, z + eps), y), y, 0.25)
         _, history = train(recipe, tmp_path, seed=5)
@@ -129,7 +123,7 @@ class TestOneStep:
         recipe = tiny(CLIPPED, batch_size=50, epochs_ramp=0, epochs_inf=0)
         x, y = self.first_batch(recipe)
         assert recipe.theta is not None and recipe.ce_weight_start is not None
-        logits = fresh(recipe).train()(x, 8.0)
+        logits = build(recipe, seed=0).train()(x, 8.0)
         _, history = train(recipe, tmp_path, seed=5)
         expected = clipped_hinge_loss(logits, y, recipe.theta / recipe.std, recipe.ce_weight_start, torch.ones(()))
         assert history[0]["loss"] == pytest.approx(expected.item(), rel=1e-6)
@@ -262,7 +256,7 @@ class TestResume:
             kill_before(patch, step)
             with pytest.raises(KilledError):
                 train(recipe, tmp_path / "killed")
-        resumed, history = train(recipe, tmp_path / "killed", net=fresh(recipe, seed=99))
+        resumed, history = train(recipe, tmp_path / "killed", net=build(recipe, seed=99))
         assert_same(resumed, whole)
         assert without_seconds(history) == without_seconds(expected)
 
@@ -271,7 +265,7 @@ class TestResume:
         whole, expected = train(recipe, tmp_path / "whole")
         for call in range(11):
             with pytest.raises(Unfinished, match="of 12 training steps") as stop:
-                train(recipe, tmp_path / "stopped", net=fresh(recipe, seed=call), max_minutes=1e-9)
+                train(recipe, tmp_path / "stopped", net=build(recipe, seed=call), max_minutes=1e-9)
             stops.append((stop.value.step, stop.value.total))
         last, history = train(recipe, tmp_path / "stopped", max_minutes=1e-9)
         assert stops == [(step, 12) for step in range(1, 12)]
@@ -281,7 +275,7 @@ class TestResume:
     def test_a_finished_run_is_not_trained_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         whole, expected = train(tiny(), tmp_path)
         kill_before(monkeypatch, 0)
-        again, history = train(tiny(), tmp_path, net=fresh(tiny(), seed=99))
+        again, history = train(tiny(), tmp_path, net=build(tiny(), seed=99))
         assert_same(again, whole)
         assert history == expected
 
@@ -447,7 +441,7 @@ class TestRefusals:
         recipe = tiny()
         nothing = images(recipe).subset(torch.arange(0))
         with pytest.raises(ValueError, match="train has 0 images, expected at least one"):
-            fit(fresh(recipe), recipe, nothing, seed=0, device="cpu", workdir=tmp_path / "new")
+            fit(build(recipe, seed=0), recipe, nothing, seed=0, device="cpu", workdir=tmp_path / "new")
         assert not (tmp_path / "new").exists()
 
     def test_an_unknown_device(self, tmp_path: Path) -> None:
