@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, cast
 
 import torch
@@ -34,6 +34,12 @@ class DistanceNet(nn.Module, ABC):
 
     A kind of net says by `logits`, `logit_bounds` and `margin_lb` what its top is.
 
+    Args:
+        input_shape: (C, H, W).
+        num_classes: K.
+        mean, std: of the pixels; mean is one number or one per channel.
+        sizes, numbers: the other arguments of a kind of net, by name: integers of at least 1, and finite numbers.
+
     Attributes:
         config: the arguments that build this net again, of plain types.
         input_shape, num_classes: as given.
@@ -48,17 +54,18 @@ class DistanceNet(nn.Module, ABC):
         num_classes: int,
         mean: float | Iterable[float],
         std: float,
-        identity: float,
-        **sizes: int,
+        *,
+        sizes: Mapping[str, int],
+        numbers: Mapping[str, float],
     ) -> None:
         super().__init__()
         shape, whole = _shape(input_shape), {name: integer(name, size, at_least=1) for name, size in sizes.items()}
         classes = integer("num_classes", num_classes, at_least=2)
-        means, std, identity = _means(mean, shape[0]), real("std", std), real("identity", identity)
+        means, std = _means(mean, shape[0]), real("std", std)
         if std <= 0:
             raise ValueError(f"std must be a positive number, got {std}")
-        self.config = {"input_shape": list(shape), "num_classes": classes, "mean": list(means), "std": std}
-        self.config |= {"identity": identity, **whole}
+        own = {name: real(name, number) for name, number in numbers.items()} | whole
+        self.config = {"input_shape": list(shape), "num_classes": classes, "mean": list(means), "std": std, **own}
         self.input_shape, self.num_classes = shape, classes
         self.normalize = Normalize(means, std)
 

@@ -38,10 +38,11 @@ class LInfDistNet(PlainNet):
         std: float = 1.0,
         identity: float = 10.0,
     ) -> None:
-        super().__init__(input_shape, num_classes, mean, std, identity, width=width, depth=depth)
-        sizes = _sizes(self.input_shape, width, depth - 1)
-        self.layers = _dense(sizes, identity)
-        self.top = LInfDist(sizes[-1], num_classes, bias=True, mean_shift=False, identity=identity)
+        sizes, numbers = {"width": width, "depth": depth}, {"identity": identity}
+        super().__init__(input_shape, num_classes, mean, std, sizes=sizes, numbers=numbers)
+        widths = _widths(self.input_shape, width, depth - 1)
+        self.layers = _dense(widths, identity)
+        self.top = LInfDist(widths[-1], num_classes, bias=True, mean_shift=False, identity=identity)
 
 
 class LInfDistNetMLP(CompositeNet):
@@ -65,10 +66,11 @@ class LInfDistNetMLP(CompositeNet):
         std: float = 1.0,
         identity: float = 10.0,
     ) -> None:
-        super().__init__(input_shape, num_classes, mean, std, identity, width=width, depth=depth, hidden=hidden)
-        sizes = _sizes(self.input_shape, width, depth)
-        self.layers = _dense(sizes, identity)
-        self.head = MLPHead(sizes[-1], hidden, num_classes)
+        sizes, numbers = {"width": width, "depth": depth, "hidden": hidden}, {"identity": identity}
+        super().__init__(input_shape, num_classes, mean, std, sizes=sizes, numbers=numbers)
+        widths = _widths(self.input_shape, width, depth)
+        self.layers = _dense(widths, identity)
+        self.head = MLPHead(widths[-1], hidden, num_classes)
 
 
 class ConvLInfDistNetMLP(CompositeNet):
@@ -93,7 +95,8 @@ class ConvLInfDistNetMLP(CompositeNet):
         std: float = 1.0,
         identity: float = 10.0,
     ) -> None:
-        super().__init__(input_shape, num_classes, mean, std, identity, width=width, hidden=hidden)
+        sizes, numbers = {"width": width, "hidden": hidden}, {"identity": identity}
+        super().__init__(input_shape, num_classes, mean, std, sizes=sizes, numbers=numbers)
         channels, height, breadth = self.input_shape
         plan = [(channels, width, 1), (width, width, 1), (width, 2 * width, 2), (2 * width, 2 * width, 1)]
         plan.append(plan[-1])
@@ -129,9 +132,9 @@ def build(recipe: Recipe, seed: int | None = None) -> Net:
             return ConvLInfDistNetMLP(shape, classes, width=width, hidden=recipe.hidden, **common)
 
 
-def _sizes(input_shape: tuple[int, int, int], width: int, hidden_layers: int) -> list[int]:
+def _widths(input_shape: tuple[int, int, int], width: int, hidden_layers: int) -> list[int]:
     return [math.prod(input_shape)] + [width] * hidden_layers
 
 
-def _dense(sizes: list[int], identity: float) -> nn.ModuleList:
-    return nn.ModuleList(LInfDist(i, o, identity=identity) for i, o in itertools.pairwise(sizes))
+def _dense(widths: list[int], identity: float) -> nn.ModuleList:
+    return nn.ModuleList(LInfDist(i, o, identity=identity) for i, o in itertools.pairwise(widths))

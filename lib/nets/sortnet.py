@@ -127,8 +127,9 @@ class SortNet(PlainNet):
         std: float = 1.0,
         identity: float = 10.0,
     ) -> None:
-        super().__init__(input_shape, num_classes, mean, std, identity, width=width, depth=depth)
-        self.config |= {"keep_prob": real("keep_prob", keep_prob), "top_k": integer("top_k", top_k, at_least=1)}
+        sizes = {"width": width, "depth": depth, "top_k": top_k}
+        numbers = {"identity": identity, "keep_prob": keep_prob}
+        super().__init__(input_shape, num_classes, mean, std, sizes=sizes, numbers=numbers)
         neuron: dict[str, Any] = {"keep_prob": keep_prob, "top_k": top_k, "identity": identity}
         pixels = math.prod(self.input_shape)
         hidden = [LInfDist(pixels, width, identity=identity)] if depth > 1 else []

@@ -104,9 +104,8 @@ class AdderNet(PlainNet):
         mean: float | Iterable[float] = 0.0,
         std: float = 1.0,
     ) -> None:
-        super().__init__(input_shape, num_classes, mean, std, identity=0.0, width=width, depth=depth)
-        del self.config["identity"]  # no argument here
-        sizes = [math.prod(self.input_shape)] + [width] * (depth - 1)
-        self.layers = nn.ModuleList(AdderLayer(i, o, identity=0.0) for i, o in itertools.pairwise(sizes))
-        self.top = AdderLayer(sizes[-1], num_classes, bias=True, mean_shift=False, identity=0.0)
+        super().__init__(input_shape, num_classes, mean, std, sizes={"width": width, "depth": depth}, numbers={})
+        widths = [math.prod(self.input_shape)] + [width] * (depth - 1)
+        self.layers = nn.ModuleList(AdderLayer(i, o, identity=0.0) for i, o in itertools.pairwise(widths))
+        self.top = AdderLayer(widths[-1], num_classes, bias=True, mean_shift=False, identity=0.0)
         with_batch_norm(self)
