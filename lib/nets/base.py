@@ -127,6 +127,13 @@ class DistanceNet(nn.Module, ABC):
             raise ValueError("box must have lower <= upper everywhere, got a lower bound above its upper one, or NaN")
         return chain.bounds(box).map(lambda v: v.flatten(1))
 
+    def check_images(self, name: str, x: Tensor) -> None:
+        """Raises ValueError for images of another shape than the net's, TypeError for what is not floating point."""
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.input_shape:
+            raise ValueError(f"{name} must be [B, {', '.join(map(str, self.input_shape))}], got {list(x.shape)}")
+        if not x.dtype.is_floating_point:
+            raise TypeError(f"{name} must be floating point, pixels in [0, 1], got {x.dtype}")
+
     def roundings(self) -> int:
         """How many float32 roundings, at most, an executed feature or plain logit carries from the input on.
 
@@ -164,12 +171,12 @@ class DistanceNet(nn.Module, ABC):
     def _chain(self, layers: list[DistanceLayer], name: str, x: Tensor) -> Chain:
         """What passes through the net up to the last of these layers.
 
-        Raises ValueError for an x of another shape, TypeError for one that is not floating point.
+        Raises what `check_images` raises, and TypeError for an x that does not reach the layers in their own dtype.
         """
-        if x.dim() != 4 or tuple(x.shape[1:]) != self.input_shape:
-            raise ValueError(f"{name} must be [B, {', '.join(map(str, self.input_shape))}], got {list(x.shape)}")
-        if not x.dtype.is_floating_point:
-            raise TypeError(f"{name} must be floating point, pixels in [0, 1], got {x.dtype}")
+        self.check_images(name, x)
+        dtype = layers[0].weight.dtype if layers else None
+        if dtype and torch.promote_types(x.dtype, self.normalize.mean.dtype) != dtype:
+            raise TypeError(f"{name} must have the dtype of the net, {dtype}, got {x.dtype}")
         return chain_of(self.normalize, layers, self.parts())
 
 

@@ -34,10 +34,7 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
     for name, value in (("x", x), ("y", y)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}")
-    if x.dim() != 4 or tuple(x.shape[1:]) != net.input_shape:
-        raise ValueError(f"x must be images [B, {', '.join(map(str, net.input_shape))}], got {list(x.shape)}")
-    if not x.dtype.is_floating_point:
-        raise TypeError(f"x must be floating-point images in [0, 1], got {x.dtype}")
+    net.check_images("x", x)
     if y.dtype.is_floating_point or y.dtype is torch.bool or y.dtype.is_complex:
         raise TypeError(f"y must be integer labels, got {y.dtype}")
     if y.shape != x.shape[:1]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.func import functional_call
 
 from lib.nets.base import CompositeNet, PlainNet, margin
 from lib.nets.box import Box
@@ -44,6 +45,20 @@ class TestEveryNet:
         for call in (net, net.features, net.activations, lambda x: net.bounds(Box(x, x))):
             with pytest.raises(TypeError, match=r"(x|box) must be floating point, pixels in \[0, 1\], got torch.uint8"):
                 call(images)
+
+    def test_images_of_a_larger_dtype_are_refused_and_smaller_ones_are_promoted(self, net: Net) -> None:
+        x = torch.rand(3, *SHAPE)
+        sentence = r"(x|box) must have the dtype of the net, torch.float32, got torch.float64"
+        for call in (net, net.features, net.executed, lambda x: net.bounds(Box(x, x))):
+            with pytest.raises(TypeError, match=sentence):
+                call(x.double())
+        assert torch.equal(net(x.half()), net(x.half().float()))
+
+    def test_the_weights_of_a_call_decide_its_dtype(self, net: Net) -> None:
+        x, weights = torch.rand(3, *SHAPE), {name: weight.double() for name, weight in net.named_parameters()}
+        assert functional_call(net, weights, (x.double(),)).dtype is torch.float64
+        with pytest.raises(TypeError, match=r"x must have the dtype of the net, torch.float64, got torch.float32"):
+            functional_call(net, weights, (x,))
 
     def test_features_are_1_lipschitz_in_network_units(self, net: Net) -> None:
         x = torch.rand(64, *SHAPE)

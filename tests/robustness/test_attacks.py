@@ -246,7 +246,7 @@ class TestRefusals:
             ({"attack": "fgsm"}, ValueError, "attack must be one of pgd, smooth, got 'fgsm'"),
             ({"x": torch.full((3, *SHAPE), 1.5)}, ValueError, "x must lie in"),
             ({"x": torch.full((3, *SHAPE), math.nan)}, ValueError, "x must be finite"),
-            ({"x": torch.zeros(3, 16)}, ValueError, "x must be images"),
+            ({"x": torch.zeros(3, 16)}, ValueError, r"x must be \[B, 1, 4, 4\]"),
             ({"y": torch.zeros(2, dtype=torch.long)}, ValueError, "y must be 3 labels"),
             ({"y": torch.full((3,), 3)}, ValueError, "y must lie in"),
             ({"y": torch.zeros(3)}, TypeError, "y must be integer labels"),

@@ -369,8 +369,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("x", "y", "sentence"),
         [
-            (torch.rand(2, 1, 3, 4), [0, 1], r"x must be images \[B, 1, 4, 4\], got \[2, 1, 3, 4\]"),
-            (torch.rand(2, 16), [0, 1], "x must be images"),
+            (torch.rand(2, 1, 3, 4), [0, 1], r"x must be \[B, 1, 4, 4\], got \[2, 1, 3, 4\]"),
+            (torch.rand(2, 16), [0, 1], r"x must be \[B, 1, 4, 4\], got \[2, 16\]"),
             (torch.full((2, *SHAPE), 1.5), [0, 1], r"x must lie in \[0, 1\], got values from 1.5 to 1.5"),
             (torch.full((2, *SHAPE), math.nan), [0, 1], "x must be finite"),
             (torch.tensor([0.5] * 31 + [math.nan]).view(2, *SHAPE), [0, 1], "x must be finite"),
@@ -385,7 +385,7 @@ class TestRefusals:
             certify(self.net, x, torch.tensor(y), 0.1)
 
     def test_bad_types(self) -> None:
-        with pytest.raises(TypeError, match="x must be floating-point images"):
+        with pytest.raises(TypeError, match="x must be floating point, pixels"):
             certify(self.net, torch.zeros(2, *SHAPE, dtype=torch.uint8), torch.tensor([0, 1]), 0.1)
         with pytest.raises(TypeError, match="y must be integer labels"):
             certify(self.net, torch.rand(2, *SHAPE), torch.tensor([0.0, 1.0]), 0.1)
