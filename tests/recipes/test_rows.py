@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from lib.experiments.published import published_row
 from lib.recipes import BUDGETS, Recipe, load, names
 
 UNUSED = {  # by the other losses and nets
@@ -130,6 +131,37 @@ FOLLOW_UPS = {
     | {"depth": 6, "theta": 48 / 255, "ce_weight_start": 0.2, "ce_weight_end": 2e-3, "crop_padding": 3}
     | {"keep_prob": 0.85, "identity": 0.0},
 }
+NEVER_PUBLISHED = {
+    *("tiny-imagenet/linf-dist-net", "tiny-imagenet/linf-dist-net-v2", "tiny-imagenet/sortnet"),
+    *("fashion-mnist/linf-dist-net-v2", "fashion-mnist/sortnet"),
+}
+
+
+class TestShippedRecipes:
+    @pytest.mark.parametrize("budget", BUDGETS)
+    @pytest.mark.parametrize("name", names())
+    def test_each_loads_at_every_budget(self, name: str, budget: str) -> None:
+        recipe = load(name, budget)
+        assert recipe.name == name
+        assert name.startswith(f"{recipe.dataset}/")
+
+    @pytest.mark.parametrize("name", names())
+    def test_gpu_has_the_widths_of_the_paper(self, name: str) -> None:
+        gpu, paper = load(name, "gpu"), load(name, "paper")
+        assert gpu.flops == paper.flops
+        assert gpu.epochs < paper.epochs
+
+    @pytest.mark.parametrize("name", names())
+    def test_the_printed_row_is_found_at_the_radius_of_the_recipe(self, name: str) -> None:
+        found = published_row(name, load(name, "paper").eps_test)
+        unpublished = name.startswith("digits/") or name.endswith("-released") or name in NEVER_PUBLISHED
+        assert (found is None) == unpublished
+
+
+@pytest.mark.parametrize("data", ["digits", "mnist", "fashion-mnist", "cifar10", "tiny-imagenet"])
+def test_every_data_set_has_the_four_kinds_of_training(data: str) -> None:
+    kinds = ("linf-dist-net", "linf-dist-net-mlp", "linf-dist-net-v2", "sortnet")
+    assert {f"{data}/{kind}" for kind in kinds} <= set(names())
 
 
 @pytest.mark.parametrize("name", FOLLOW_UPS)
