@@ -1,0 +1,123 @@
+"""A net that is to be certified, pruned or saved: what it may not be made of."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from lib.nets.box import Box
+from lib.nets.checks import check_parts
+from lib.nets.head import Linear
+from lib.nets.layers import Normalize
+from lib.nets.models import LInfDistNet, LInfDistNetMLP
+from lib.nets.sortnet import SortNet
+from lib.theory.addernet import with_batch_norm
+
+SHAPE = (1, 4, 4)
+
+
+def test_a_net_that_does_something_else_than_its_parts() -> None:
+    class Negated(LInfDistNet):
+        def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+            return -super().forward(x, p)
+
+    with pytest.raises(TypeError, match="library's layers alone to be certified, got Negated"):
+        check_parts(Negated(SHAPE, 3, width=4, depth=2), "certified")
+    scaled = with_batch_norm(LInfDistNet(SHAPE, 3, width=4, depth=2))
+    with pytest.raises(TypeError, match=r"got BatchNorm layers\.0\.shift"):
+        check_parts(scaled, "certified")
+    replaced = LInfDistNet(SHAPE, 3, width=4, depth=2)
+    replaced.top.forward = lambda x, p=math.inf: -x[:, :3]  # type: ignore[method-assign]
+    with pytest.raises(TypeError, match="methods of its classes to be certified, got another forward on LInfDist top"):
+        check_parts(replaced, "certified")
+    compiled = LInfDistNet(SHAPE, 3, width=4, depth=2)
+    compiled.compile()
+    with pytest.raises(TypeError, match="got another _compiled_call_impl on LInfDistNet"):
+        check_parts(compiled, "certified")
+    for name, value in (("activations", lambda x: [x, x]), ("margin_lb", lambda box, y: y + 1), ("std", 1e9)):
+        net = LInfDistNet(SHAPE, 3, width=4, depth=2)
+        vars(net)[name] = value
+        with pytest.raises(TypeError, match=f"got another {name} on LInfDistNet"):
+            check_parts(net, "certified")
+    precise = LInfDistNet(SHAPE, 3, width=4, depth=2)
+    vars(precise.top)["roundings"] = 0
+    with pytest.raises(TypeError, match="got another roundings on LInfDist top"):
+        check_parts(precise, "certified")
+    hooked = LInfDistNet(SHAPE, 3, width=4, depth=2)
+    hooked.register_forward_hook(lambda net, inputs, logits: -logits)
+    with pytest.raises(ValueError, match="no forward hooks to be certified, got some on LInfDistNet"):
+        check_parts(hooked, "certified")
+    everywhere = register_module_forward_hook(lambda module, inputs, output: -output)
+    try:
+        with pytest.raises(ValueError, match="torch must have no global forward hooks where a net is to be cert"):
+            check_parts(LInfDistNet(SHAPE, 3, width=4, depth=2), "certified")
+    finally:
+        everywhere.remove()
+
+
+def test_a_part_in_the_place_of_one_of_another_kind() -> None:
+    class Gain:
+        running_mean = torch.zeros(3)
+
+        def __call__(self, y: Tensor, p: float = math.inf) -> Tensor:
+            return 100 * y
+
+        def bounds(self, box: Box) -> Box:
+            return box
+
+    plain, shifted = (LInfDistNet(SHAPE, 3, width=4, depth=2) for _ in range(2))
+    plain.top.shift = Gain()  # type: ignore[assignment]
+    shifted.layers[0].shift = Normalize((0.0,), 0.01)  # type: ignore[assignment]
+    composite = LInfDistNetMLP(SHAPE, 3, width=4, depth=2, hidden=4)
+    del composite.head.tanh
+    composite.head.tanh = Gain()  # type: ignore[assignment]
+    layered = LInfDistNet(SHAPE, 3, width=4, depth=2)
+    layered.layers[0] = Linear(9, 4)
+    for net, place, kind in (
+        (plain, "MeanShift as its shift", "Gain"),
+        (shifted, "MeanShift as its shift", "Normalize"),
+        (composite, r"Tanh as its head\.tanh", "Gain"),
+        (layered, "LInfDist or .* as its layer", "Linear"),
+    ):
+        with pytest.raises(TypeError, match=f"net must have a {place} to be certified, got a {kind}"):
+            check_parts(net, "certified")
+
+
+@pytest.mark.parametrize(
+    ("place", "constant", "sentence"),
+    [
+        ("normalize.mean", torch.rand(1, 4, 4), r"a mean of shape \[1, 1, 1\] .*, got \[1, 4, 4\]"),
+        ("normalize.mean", torch.rand(2, 1, 1, 1), r"a mean of shape \[1, 1, 1\] .*, got \[2, 1, 1, 1\]"),
+        ("layers.0.shift.running_mean", torch.rand(1), r"a running_mean of shape \[4\] .*, got \[1\]"),
+        ("layers.0.bias", torch.rand(1), r"a bias of shape \[4\] .*, got \[1\]"),
+        ("head.fc2.bias", torch.rand(2, 3), r"a bias of shape \[3\] .*, got \[2, 3\]"),
+    ],
+)
+def test_a_constant_that_broadcasts(place: str, constant: Tensor, sentence: str) -> None:
+    net = LInfDistNetMLP(SHAPE, 3, width=4, depth=2, hidden=4).eval()
+    part, _, name = place.rpartition(".")
+    held = net.get_submodule(part)
+    setattr(held, name, nn.Parameter(constant) if name == "bias" else constant)
+    net(torch.rand(2, *SHAPE))
+    for purpose in ("certified", "pruned"):
+        with pytest.raises(ValueError, match=f"net must have {sentence}"):
+            check_parts(net, purpose)
+
+
+@pytest.mark.parametrize("c", [(2.0,), (-1.0,), (2.0**-127,), (math.nan,)])
+def test_other_coefficients_of_a_sortnet(c: tuple[float, ...]) -> None:
+    net = SortNet((1, 1, 1), 2, width=1, depth=1, keep_prob=1.0, identity=0.0)
+    net.top.coefficients = c
+    with pytest.raises(ValueError, match=r"the coefficients of its keep_prob to be certified, got .* on SortL"):
+        check_parts(net, "certified")
+
+
+def test_a_part_that_is_no_module_of_the_net_is_refused() -> None:
+    net = LInfDistNet(SHAPE, 3, width=8, depth=2)
+    layers = list(net.layers)
+    del net.layers
+    net.layers = layers  # type: ignore[assignment]  # out of reach of net.eval()
+    with pytest.raises(TypeError, match="must hold its parts as modules to be certified, got a LInfDist"):
+        check_parts(net, "certified")
