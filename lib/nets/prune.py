@@ -46,7 +46,8 @@ def prune(net: Prunable) -> Prunable:
     (but for the sign of a zero); so are the interval certificates. The result is a copy, frozen, in evaluation mode, of
     the same class: it is certified, attacked by "pgd" and saved as the net it was made from (the file holds all
     weights; prune again after loading). The stronger attack needs finite p, and so that net itself. Hidden units that
-    nobody reads have constant activations.
+    nobody reads have constant activations. Its kernels are compiled in its first call, which should not be one by
+    torch.compile.
 
     Args:
         net: a net of dense distance layers in evaluation mode and float32.

@@ -29,11 +29,6 @@ def ready(kernels: str) -> ModuleType:
     return module
 
 
-def uncompiled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """The function, into which torch.compile does not look: Numba may have to compile first."""
-    return torch.compiler.disable(function)
-
-
 def one_at_a_time(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """The function behind one lock, for all that runs kernels: one Python thread at a time.
 

@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.ops.compiled import one_at_a_time, ready, uncompiled
+from lib.ops.compiled import one_at_a_time, ready
 from lib.ops.shortlists import LANES, Shortlists
 
 
-@uncompiled
 def linf_dist(x: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor]:
     """x [B, I] through the layers of the lists -> (outputs of the last, [B, O], and a size, [B]).
 
@@ -22,21 +21,18 @@ def linf_dist(x: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor]:
     return y, sizes
 
 
-@uncompiled
 def linf_dist_of_pixels(x: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor, bool]:
     """The same, and whether all of x lies in [0, 1]: elsewhere the rest is undefined. Leaves out what cannot count in
     the box that holds a large batch."""
     return _passed(ready("sparse").forward_of_pixels, x, lists)
 
 
-@uncompiled
 def linf_dist_bounds(lower: Tensor, upper: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor]:
     """Bounds [B, O] of the outputs of the last layer over the box lower <= x <= upper, which every layer hands on."""
     least, greatest, _ = _bounded(ready("sparse").forward_bounds, lower, upper, lists)
     return least, greatest
 
 
-@uncompiled
 def linf_dist_bounds_of_pixels(lower: Tensor, upper: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor, bool]:
     """The same, and whether all boxes lie in [0, 1], as for `linf_dist_of_pixels`."""
     return _bounded(ready("sparse").forward_bounds_of_pixels, lower, upper, lists)

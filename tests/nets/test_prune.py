@@ -81,12 +81,6 @@ def test_a_large_batch_in_a_small_box_leaves_out_more_and_changes_nothing(seed: 
     assert_equal(net, pruned, x, 0.01)
 
 
-def test_torch_compile_does_not_look_into_the_kernels() -> None:
-    net, x = prune(random_net(0, 20, 3, 0, False)), random_images(0, 5)
-    with torch.no_grad():
-        assert torch.equal(torch.compile(net, backend="eager")(x), net(x))
-
-
 @pytest.mark.parametrize("head", [False, True])
 def test_the_whole_valid_box_and_its_corners_are_covered(head: bool) -> None:
     net = random_net(3, 20, 3, 0, head)
