@@ -33,6 +33,7 @@ CHUNK = 16
 SAMPLES, _LARGEST_PARTS = 512, 2**26
 _LARGEST_DENSE_P = 16  # of those that are no powers of two: up to it there is no fit, and six products do
 _LARGEST_NATURAL_P = 1024  # beyond it, squaring costs more than a fit
+_LARGEST_P_AT_ONCE = 32  # up to it sums have room for distances that are a factor of 50 apart, at 16 one of 5,000
 _LOST = 2.0**-100  # a sum of less than so much a term is not 2^26 times what underflow may have taken from it
 # What stands for infinity in the backward: it has an inverse, and two of them on either side of 0 are infinitely apart.
 _FAR = 2.0**127
@@ -42,8 +43,8 @@ PAIRS = 256  # of a program that looks at each pair alone
 def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     """y[b, o] = ||x_b - w_o||_p, [B, O], for x [B, I], w [O, I]; exactly max_i |fl(x_i - w_i)| at p = inf.
 
-    Natural p up to 16: y = (sum_i (s |t_i|)^p)^(1/p) / s in one pass, s a power of two that is the same for all pairs.
-    Other p, and pairs whose sum leaves the range of float32: y = m (sum_i (|t_i| / m)^p)^(1/p), one pass for
+    Natural p up to 16, and 32: y = (sum_i (s |t_i|)^p)^(1/p) / s in one pass, s a power of two that is the same for all
+    pairs. Other p, and pairs whose sum leaves the range of float32: y = m (sum_i (|t_i| / m)^p)^(1/p), one pass for
     m = max_i |t_i| and one for the sum.
 
     Raises:
@@ -238,7 +239,7 @@ def _by_output(samples: int, outputs: int, features: int, need_x: bool, need_w: 
 
 def at_once(p: float) -> bool:
     """Whether sums of p-th powers have room in float32 without the largest distances first."""
-    return p <= _LARGEST_DENSE_P and float(p).is_integer()
+    return p <= _LARGEST_P_AT_ONCE and exponent_of(p, p)["natural_p"] != 0
 
 
 def exponent_of(p: float, raised_to: float) -> dict[str, float | tuple[float, ...]]:

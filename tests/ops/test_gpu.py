@@ -173,7 +173,7 @@ def test_shapes_of_several_tiles_and_chunks_match_the_reference() -> None:
     assert torch.equal(index, want_index)
 
 
-@pytest.mark.parametrize("p", [1.01, 5.0, 1000.5, 2.0**14])
+@pytest.mark.parametrize("p", [1.01, 5.0, 31.0, 32.0, 1000.5, 2.0**14])
 def test_an_exponent_off_the_beaten_track_matches_the_reference(p: float) -> None:
     x, w = rand(4, 30), rand(5, 30)
     y = gpu.lp_dist(x, w, p)
@@ -230,7 +230,7 @@ def found_again(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return lost
 
 
-@pytest.mark.parametrize("p", [2.0, 3.0, 8.0, 16.0])
+@pytest.mark.parametrize("p", [2.0, 3.0, 8.0, 16.0, 32.0])
 def test_small_distances_beside_large_ones_are_found_again_and_only_they(p: float, found_again: list[Tensor]) -> None:
     x, w = rand(66, 20), rand(65, 20)
     x[:3] *= 2.0**-120
@@ -249,10 +249,11 @@ def test_distances_of_one_size_need_one_pass(
     B, O, I = shape
     for p in (1.0, 2.0, 3.0, 8.0, 16.0):
         gpu.lp_dist(size * rand(B, I), size * rand(O, I), p)
-    assert len(found_again) == 5 and not any(lost.any() for lost in found_again)
+    gpu.lp_dist(size * rand(64, 300), size * rand(64, 300), 32.0)
+    assert len(found_again) == 6 and not any(lost.any() for lost in found_again)
 
 
-@pytest.mark.parametrize("p", [2.0, 8.0, 16.0])
+@pytest.mark.parametrize("p", [2.0, 8.0, 16.0, 32.0])
 def test_the_largest_sum_of_one_pass_does_not_overflow(p: float, found_again: list[Tensor]) -> None:
     x = torch.full((2, 300), torch.finfo(torch.float32).max / 64, device=DEVICE)
     y = gpu.lp_dist(x, -x, p)
