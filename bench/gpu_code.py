@@ -27,7 +27,7 @@ from lib.ops import gpu, gpu_layout, gpu_scatter, order_gpu
 MANY = "ten distances"  # of a neuron of SortNet
 TARGET = 90  # compute capability 9.0: H100, H200
 # Those whose instructions are counted, and those that are compiled because their powers are computed in other ways.
-EXPONENTS, OTHER_EXPONENTS = (2.0, 8.0, 37.3, 1000.5), (1.0, 1.5, 3.0)
+EXPONENTS, OTHER_EXPONENTS = (2.0, 8.0, 37.3, 1000.5), (1.0, 1.5, 3.0, 20.5)
 _POINTERS = dict.fromkeys(("wanted", "span", "index", "places"), "*i32")
 _POINTERS |= dict.fromkeys(("sums", "sums_x", "sums_w"), "*i64")
 _POINTERS |= dict.fromkeys(("inverse", "unit_x", "unit_w"), "*fp64")

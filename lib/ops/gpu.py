@@ -246,9 +246,9 @@ def exponent_of(p: float, raised_to: float) -> dict[str, float | tuple[float, ..
     """How the kernels raise: by squaring where that is short, else by the fit of powers.py, else by exp2 and log2."""
     whole = float(p).is_integer() and p <= _LARGEST_NATURAL_P
     natural = int(p) if whole and (p <= _LARGEST_DENSE_P or int(p).bit_count() == 1) else 0
-    squarings, fit = -1, (0.0,) * (powers.DEGREE + 2)
+    squarings, fit = -1, (0.0, 0.0)
     if not natural and raised_to > powers.LEAST_EXPONENT:
-        squarings, coefficients = powers.fit(raised_to)
+        squarings, coefficients = powers.fit(raised_to, powers.least_degree(raised_to))
         # The fit goes on falling to 2^-64, where not even 2^31 terms count; 2^-32 of each of 2^16 terms would.
         fit = (*coefficients.tolist(), powers.least_ratio(raised_to) ** 2 - 1)
     return {"p": float(p), "fit": fit, "natural_p": natural, "squarings": squarings}

@@ -1,8 +1,8 @@
 """r^e on (0, 1] without special functions: a short polynomial and a few squarings, fitted for each exponent.
 
-With e = q 2^k and 2 < q <= 4, r^q is smooth enough for a polynomial in r - 1 of degree 7 down to the r with
-r^e = 2^-32. Squaring multiplies the relative error by 2^k, about what p itself costs. A sum may hold thousands of equal
-terms beside r = 1, so errors count relative to r^e down to 2^-13, and by r^e below.
+With e = q 2^k and 2 < q <= 4, r^q is smooth enough for a polynomial in r - 1 of degree 7, or less for a large e, down
+to the r with r^e = 2^-32. Squaring multiplies the relative error by 2^k, about what p itself costs. A sum may hold
+thousands of equal terms beside r = 1, so errors count relative to r^e down to 2^-13, and by r^e below.
 """
 
 import functools
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEGREE = 7
+# By k: the more squarings, the shorter the interval that the polynomial is for. From 7 on the last one.
+_LEAST_DEGREES = {3: 7, 4: 5, 5: 4, 6: 4, 7: 3}
 # Below it the fit would be too coarse near 0.
 LEAST_EXPONENT = 16.0
 
@@ -54,9 +56,14 @@ def cut_ratio(exponent: float, features: int) -> float:
     return 2.0 ** (-min(_BITS, math.log2(features / exponent) + 24) / exponent)
 
 
+def least_degree(exponent: float) -> int:
+    """The least degree of a fit that keeps what `fit` promises."""
+    return _LEAST_DEGREES[min(_squarings(exponent), max(_LEAST_DEGREES))]
+
+
 @functools.lru_cache(maxsize=1024)
-def fit(exponent: float) -> tuple[int, NDArray[np.float32]]:
-    """k and c_7 .. c_0 with r^exponent = (sum_i c_i (r - 1)^i)^(2^k) for r from least_ratio(exponent) to 1.
+def fit(exponent: float, degree: int = DEGREE) -> tuple[int, NDArray[np.float32]]:
+    """k and c_n .. c_0, n the degree, with r^exponent = (sum_i c_i (r - 1)^i)^(2^k), r from least_ratio(exponent) to 1.
 
     Off by at most (exponent + 2) 2^-24, and relative to itself by at most 5 times that down to r^exponent = 2^-13.
 
@@ -65,10 +72,14 @@ def fit(exponent: float) -> tuple[int, NDArray[np.float32]]:
     """
     if not LEAST_EXPONENT < exponent < math.inf:
         raise ValueError(f"exponent must be finite and above {LEAST_EXPONENT}, got {exponent}")
-    squarings = math.ceil(math.log2(exponent)) - 2
+    squarings = _squarings(exponent)
     q, least = exponent / 2**squarings, least_ratio(exponent)
     r = (1 + least) / 2 + (1 - least) / 2 * np.cos(np.pi * (np.arange(_NODES) + 0.5) / _NODES)
     weight = np.maximum(r ** (exponent - q), _LEAST_WEIGHT)
-    powers = np.vander(r - 1, DEGREE + 1)
+    powers = np.vander(r - 1, degree + 1)
     coefficients = np.linalg.lstsq(powers * weight[:, None], r**q * weight, rcond=None)[0]
     return squarings, coefficients.astype(np.float32)
+
+
+def _squarings(exponent: float) -> int:
+    return math.ceil(math.log2(exponent)) - 2

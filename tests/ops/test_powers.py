@@ -25,7 +25,18 @@ def errors(exponent: float, squarings: int, coefficients: np.ndarray) -> np.ndar
 
 @given(exponent=st.floats(16.01, 2000))
 def test_powers_are_four_times_better_than_the_gradients_promise(exponent: float) -> None:
-    assert errors(exponent, *powers.fit(exponent)).max() <= (exponent + 2) * 2.0**-24
+    for degree in (powers.DEGREE, powers.least_degree(exponent)):
+        assert errors(exponent, *powers.fit(exponent, degree)).max() <= (exponent + 2) * 2.0**-24
+
+
+@pytest.mark.parametrize("exponent", [40, 127, 1000])
+def test_a_degree_below_the_least_would_not_do(exponent: float) -> None:
+    r = np.linspace(2.0 ** (-13 / exponent), 1, 5001)
+    for less in (0, 1):
+        squarings, coefficients = powers.fit(exponent, powers.least_degree(exponent) - less)
+        exact = r**exponent
+        wrong = np.abs(np.polyval(coefficients.astype(float), r - 1) ** 2.0**squarings - exact) / exact
+        assert (wrong.max() <= 5 * (exponent + 2) * 2.0**-24) == (less == 0)
 
 
 @pytest.mark.parametrize("exponent", [17, 36.3, 999])
@@ -42,9 +53,11 @@ def test_a_sum_of_many_small_terms_is_as_good_as_the_gradients_promise(exponent:
     # at exponents below 16 it once was hundreds of times worse, for thousands of equal terms beside the largest
     r = np.linspace(powers.least_ratio(exponent), 1, 2001).astype(np.float32)
     exact = 1 + features * r.astype(np.float64) ** exponent
-    executed = in_float32(r, *powers.fit(exponent), wide=np.float64)  # nearly every processor fuses them
-    wrong = features * np.abs(executed - r.astype(np.float64) ** exponent) / exact
-    assert wrong.max() <= (exponent + 1) * 2.0**-22  # of the gradients of p = exponent + 1
+    for degree in (powers.DEGREE, powers.least_degree(exponent)):
+        # nearly every processor fuses them
+        executed = in_float32(r, *powers.fit(exponent, degree), wide=np.float64)
+        wrong = features * np.abs(executed - r.astype(np.float64) ** exponent) / exact
+        assert wrong.max() <= (exponent + 1) * 2.0**-22  # of the gradients of p = exponent + 1
 
 
 @given(exponent=st.floats(16.01, 5000), features=st.integers(1, 256 * 16))

@@ -42,7 +42,7 @@ from lib.ops.kernels.tiles import (
 from lib.ops.powers import Rule
 
 # As in tiles.py.
-BUILT_ON = "b6c023c7aecc2d31"
+BUILT_ON = "378ba3721bb40f30"
 
 # Inputs among which the first maximum is looked for: as many as there are bits in a mask.
 SPAN = 64

@@ -38,18 +38,14 @@ def _log2(r):
 
 @triton.jit
 def _fitted_power(size, fit, squarings: tl.constexpr):
-    """size^e for 0 <= size <= 1 by the fit of `powers.py`: c_7 .. c_0, then the least size - 1 that is told apart.
+    """size^e for 0 <= size <= 1 by the fit of `powers.py`: c_n .. c_0, then the least size - 1 that is told apart.
 
     A smaller size counts as that one, 2^-64 beside 1; NaN stays NaN.
     """
-    t = tl.maximum(size - 1.0, fit[8], propagate_nan=NAN)
+    t = tl.maximum(size - 1.0, fit[-1], propagate_nan=NAN)
     value = fit[0] * t + fit[1]
-    value = value * t + fit[2]
-    value = value * t + fit[3]
-    value = value * t + fit[4]
-    value = value * t + fit[5]
-    value = value * t + fit[6]
-    value = value * t + fit[7]
+    for i in tl.static_range(2, len(fit) - 1):
+        value = value * t + fit[i]
     for _ in tl.static_range(squarings):
         value = value * value
     return value

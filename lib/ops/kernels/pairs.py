@@ -21,7 +21,7 @@ from lib.ops.kernels.tiles import ONE, ZERO, Array, compensated, power, powers_o
 from lib.ops.powers import Rule
 
 # As in tiles.py.
-BUILT_ON = "50ae2887167f2b72"
+BUILT_ON = "a4b8c52b1dba336c"
 
 # Terms that are added up one by one, at most: equal ones are all rounded the same way, so sums of runs are compensated.
 RUN = 32
