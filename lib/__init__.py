@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from lib.nets.box import Box as Box
     from lib.nets.layers import LInfDist as LInfDist
     from lib.nets.layers import LInfDistConv2d as LInfDistConv2d
-    from lib.nets.layers import MeanShift as MeanShift
     from lib.nets.models import ConvLInfDistNetMLP as ConvLInfDistNetMLP
     from lib.nets.models import LInfDistNet as LInfDistNet
     from lib.nets.models import LInfDistNetMLP as LInfDistNetMLP
+    from lib.nets.normalisation import MeanShift as MeanShift
     from lib.nets.prune import prune as prune
     from lib.nets.sortnet import SortLinear as SortLinear
     from lib.nets.sortnet import SortNet as SortNet
@@ -36,7 +36,7 @@ _HOME = {
     "LInfDistConv2d": "lib.nets.layers",
     "LInfDistNet": "lib.nets.models",
     "LInfDistNetMLP": "lib.nets.models",
-    "MeanShift": "lib.nets.layers",
+    "MeanShift": "lib.nets.normalisation",
     "Record": "lib.experiments.ledger",
     "SortLinear": "lib.nets.sortnet",
     "SortNet": "lib.nets.sortnet",

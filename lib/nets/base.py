@@ -12,7 +12,8 @@ from lib.nets.arguments import integer, real
 from lib.nets.box import Box, check_ends
 from lib.nets.chain import Chain, chain_of
 from lib.nets.head import MLPHead
-from lib.nets.layers import DistanceLayer, LInfDist, Normalize
+from lib.nets.layers import DistanceLayer, LInfDist
+from lib.nets.normalisation import Normalize
 
 FLUSHED = 2.0**-123  # more than an operation moves two logits apart by flushing float32 denormals
 

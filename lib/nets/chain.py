@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lib.nets.box import Box
-from lib.nets.layers import DistanceLayer, Normalize
+from lib.nets.layers import DistanceLayer
+from lib.nets.normalisation import Normalize
 from lib.nets.pruned import PrunedDist, ValidPixels, check_together, lists_take
 from lib.ops.shortlists import Shortlists
 from lib.ops.sparse import linf_dist_bounds_of_pixels, linf_dist_of_pixels

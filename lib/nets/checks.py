@@ -9,8 +9,9 @@ from torch.nn.modules import module as of_all_modules
 
 from lib.nets.base import CompositeNet, DistanceNet
 from lib.nets.head import Linear, MLPHead, Tanh
-from lib.nets.layers import LInfDist, LInfDistConv2d, MeanShift, Normalize
+from lib.nets.layers import LInfDist, LInfDistConv2d
 from lib.nets.models import Net
+from lib.nets.normalisation import MeanShift, Normalize
 from lib.nets.pruned import PrunedDist, Sealed, ValidPixels, check_together
 from lib.nets.sortnet import SortLinear, coefficients
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lib.nets.box import Box, check_ends
-from lib.nets.layers import LInfDist, Normalize
+from lib.nets.layers import LInfDist
+from lib.nets.normalisation import Normalize
 from lib.ops import linf_dist_bounds
 from lib.ops.checks import has_tangent
 from lib.ops.shortlists import joined, of_pixels, shortlists

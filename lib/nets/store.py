@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from lib.files import replacing
 from lib.nets.checks import NETS, check_float32, check_parts, not_finite
-from lib.nets.layers import LInfDist, Normalize
+from lib.nets.layers import LInfDist
 from lib.nets.models import Net
+from lib.nets.normalisation import Normalize
 from lib.nets.pruned import PrunedDist, ValidPixels
 
 _CLASSES: dict[str, Callable[..., Net]] = {cls.__name__: cls for cls in NETS}

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lib.nets.base import PlainNet
 from lib.nets.box import Box
-from lib.nets.layers import LInfDist, MeanShift
+from lib.nets.layers import LInfDist
 from lib.nets.models import LInfDistNet
+from lib.nets.normalisation import MeanShift
 
 Plain = TypeVar("Plain", bound=PlainNet)
 

@@ -10,8 +10,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from lib.nets.box import Box
 from lib.nets.checks import check_parts
 from lib.nets.head import Linear
-from lib.nets.layers import Normalize
 from lib.nets.models import LInfDistNet, LInfDistNetMLP
+from lib.nets.normalisation import Normalize
 from lib.nets.sortnet import SortNet
 from lib.theory.addernet import with_batch_norm
 

@@ -13,7 +13,8 @@ from torch.autograd import forward_ad
 
 import lib
 from lib import Box, LInfDistNet, LInfDistNetMLP, certify, prune, recipes
-from lib.nets.layers import LInfDist, Normalize
+from lib.nets.layers import LInfDist
+from lib.nets.normalisation import Normalize
 from lib.nets.pruned import PrunedDist
 from lib.nets.sortnet import SortLinear
 from lib.ops.kernels import sparse as sparse_kernels

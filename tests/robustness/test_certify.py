@@ -14,8 +14,9 @@ from torch import Tensor
 from lib.nets.base import PlainNet
 from lib.nets.box import Box
 from lib.nets.head import Linear
-from lib.nets.layers import LInfDist, Normalize
+from lib.nets.layers import LInfDist
 from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net
+from lib.nets.normalisation import Normalize
 from lib.nets.sortnet import SortNet
 from lib.robustness import certify as certificates
 from lib.robustness.attacks import robust_correct

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lib.nets.layers import MeanShift
+from lib.nets.normalisation import MeanShift
 from lib.nets.sortnet import SortNet
 from lib.training import running_means
 from lib.training.data import batch

@@ -1,0 +1,46 @@
+"""The normalisation of pixels, and the mean shift of units."""
+
+import math
+
+import pytest
+import torch
+
+from lib.nets.normalisation import MeanShift, Normalize
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def test_normalisation_keeps_an_linf_ball() -> None:
+    normalize = Normalize((0.5, 0.25), 0.5)
+    x = torch.rand(3, 2, 4, 4)
+    torch.testing.assert_close(normalize(x + 0.1) - normalize(x), torch.full_like(x, 0.2))
+    assert math.isclose(normalize(torch.full((1, 2, 1, 1), 0.5))[0, 1].item(), 0.5)
+
+
+class TestMeanShift:
+    def test_training_subtracts_the_batch_mean_and_follows_it(self) -> None:
+        shift, y = MeanShift(3), torch.randn(8, 3) + 5
+        torch.testing.assert_close(shift(y), y - y.mean(0))
+        torch.testing.assert_close(shift.running_mean, 0.1 * y.mean(0))
+
+    def test_gradients_flow_through_the_mean(self) -> None:
+        y = torch.randn(8, 3, requires_grad=True)
+        MeanShift(3)(y)[0].sum().backward()
+        torch.testing.assert_close(y.grad[1], torch.full((3,), -1 / 8))
+
+    def test_evaluation_subtracts_the_running_mean_and_keeps_it(self) -> None:
+        shift = MeanShift(3).eval()
+        shift.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        assert torch.equal(shift(torch.zeros(2, 3)), -torch.tensor([[1.0, 2.0, 3.0]] * 2))
+        assert shift.running_mean.tolist() == [1, 2, 3]
+
+    def test_images_are_averaged_over_space(self) -> None:
+        y = torch.randn(4, 3, 5, 6)
+        torch.testing.assert_close(MeanShift(3)(y), y - y.mean((0, 2, 3))[:, None, None])
+
+    def test_an_empty_training_batch_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"at least one sample to train on, got a batch of shape \[0, 3\]"):
+            MeanShift(3)(torch.empty(0, 3))
