@@ -1,6 +1,7 @@
 """The two normalisations of a distance net: of its pixels, and of its units. Both keep an l_inf ball an l_inf ball."""
 
 import math
+import warnings
 from typing import cast
 
 import torch
@@ -12,6 +13,8 @@ from lib.nets.arguments import integer, real
 from lib.nets.box import Box
 
 SMALLEST_STD = 2.0**-100  # below it the float32 nearest to a std may be far from it
+
+_ONE_SAMPLE = "a mean shift in training mode makes one sample 0 everywhere, got a batch of one: call eval() to predict"
 
 
 class Normalize(nn.Module):
@@ -64,6 +67,9 @@ class MeanShift(nn.Module):
     and gradients flow through it; running_mean <- (1 - momentum) running_mean + momentum mu. In evaluation mu is
     running_mean, a constant. No scale, no affine part (Section 5).
 
+    One sample is its own mean: in training it becomes 0 everywhere, of which a UserWarning tells, and running_mean
+    follows it all the same.
+
     Args:
         features: units, or channels.
         momentum: weight of the newest batch in running_mean, which starts at 0; from 0 to 1.
@@ -108,6 +114,8 @@ class MeanShift(nn.Module):
             return _mean_over_ranks(total, samples)
         if not samples:
             raise ValueError(f"mean shift needs at least one sample to train on, got a batch of shape {list(y.shape)}")
+        if samples == 1 and not torch.compiler.is_compiling():  # compiled code would break at a warning
+            warnings.warn(_ONE_SAMPLE, stacklevel=2)
         return total / samples
 
 

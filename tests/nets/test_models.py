@@ -166,7 +166,7 @@ def test_shapes_and_parameters_of_table_5() -> None:
 def test_shapes_of_table_8() -> None:
     with torch.device("meta"):
         net = ConvLInfDistNetMLP((3, 32, 32), 10)
-        assert net.features(torch.empty(1, 3, 32, 32)).shape == (1, 512)
+        assert net.features(torch.empty(2, 3, 32, 32)).shape == (2, 512)
     shapes = [tuple(weight.shape[:2]) for weight in net.distance_weights()]
     assert shapes == [(128, 3), (128, 128), (256, 128), (256, 256), (256, 256), (512, 65536)]
 

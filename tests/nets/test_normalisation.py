@@ -1,6 +1,7 @@
 """The normalisation of pixels, and the mean shift of units."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -44,3 +45,14 @@ class TestMeanShift:
     def test_an_empty_training_batch_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"at least one sample to train on, got a batch of shape \[0, 3\]"):
             MeanShift(3)(torch.empty(0, 3))
+
+    def test_one_sample_in_training_is_warned_of(self) -> None:
+        shift, sample = MeanShift(3), torch.randn(1, 3)
+        with pytest.warns(UserWarning, match=r"makes one sample 0 everywhere, got a batch of one: call eval\(\)"):
+            assert not shift(sample).any()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            shift(torch.randn(2, 3))
+            shift(torch.randn(1, 3, 2, 2))
+            torch.compile(shift, backend="aot_eager", fullgraph=True)(sample)
+            shift.eval()(sample)
