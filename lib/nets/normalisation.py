@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from lib.nets.arguments import integer, real
-from lib.nets.box import Box
+from lib.nets.box import Box, check_ends
+from lib.ops.checks import check_tensors
 
 SMALLEST_STD = 2.0**-100  # below it the float32 nearest to a std may be far from it
 
@@ -68,7 +69,7 @@ class MeanShift(nn.Module):
     running_mean, a constant. No scale, no affine part (Section 5).
 
     One sample is its own mean: in training it becomes 0 everywhere, of which a UserWarning tells, and running_mean
-    follows it all the same.
+    follows it all the same. running_mean keeps its own dtype, whatever that of the batches.
 
     Args:
         features: units, or channels.
@@ -88,23 +89,39 @@ class MeanShift(nn.Module):
             raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
         self.register_buffer("running_mean", torch.zeros(features))
 
+    @property
+    def features(self) -> int:
+        """Units, or channels."""
+        return len(self.running_mean)
+
     def forward(self, y: Tensor, p: float = math.inf) -> Tensor:
-        """y [B, features] or [B, features, H, W], shifted; p is not used. ValueError for an empty training batch."""
+        """y [B, features] or [B, features, H, W], shifted; p is not used.
+
+        Raises ValueError for another shape and for an empty training batch, TypeError for what is no tensor.
+        """
+        self._check(y)
         if not self.training:
             return y - per_unit(self.running_mean, y)
         mean = self._batch_mean(y)
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
         return y - per_unit(mean, y)
 
     def bounds(self, box: Box) -> Box:
         """The same subtraction at both ends: rounding is monotone, so executed values stay inside.
 
-        Raises ValueError in training mode, where the mean is no constant.
+        Raises ValueError in training mode, where the mean is no constant, and for another shape.
         """
         if self.training:
             raise ValueError("bounds need a mean shift in evaluation mode, got training mode (call eval())")
+        check_ends(box)
+        self._check(box.lower)
         return box.map(lambda y: y - per_unit(self.running_mean, y))
+
+    def _check(self, y: Tensor) -> None:
+        check_tensors(y=y)
+        if y.dim() < 2 or y.shape[1] != self.features:  # one feature would broadcast
+            raise ValueError(f"y must be [B, {self.features}, ...], got {list(y.shape)}")
 
     @staticmethod
     def _batch_mean(y: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def test_a_part_in_the_place_of_one_of_another_kind() -> None:
     [
         ("normalize.mean", torch.rand(1, 4, 4), r"a mean of shape \[1, 1, 1\] .*, got \[1, 4, 4\]"),
         ("normalize.mean", torch.rand(2, 1, 1, 1), r"a mean of shape \[1, 1, 1\] .*, got \[2, 1, 1, 1\]"),
-        ("layers.0.shift.running_mean", torch.rand(1), r"a running_mean of shape \[4\] .*, got \[1\]"),
+        ("layers.0.shift.running_mean", torch.rand(4, 1), r"a running_mean of shape \[4\] .*, got \[4, 1\]"),
         ("layers.0.bias", torch.rand(1), r"a bias of shape \[4\] .*, got \[1\]"),
         ("head.fc2.bias", torch.rand(2, 3), r"a bias of shape \[3\] .*, got \[2, 3\]"),
     ],

@@ -1,11 +1,13 @@
 """The normalisation of pixels, and the mean shift of units."""
 
 import math
+import re
 import warnings
 
 import pytest
 import torch
 
+from lib.nets.box import Box
 from lib.nets.normalisation import MeanShift, Normalize
 
 
@@ -56,3 +58,21 @@ class TestMeanShift:
             shift(torch.randn(1, 3, 2, 2))
             torch.compile(shift, backend="aot_eager", fullgraph=True)(sample)
             shift.eval()(sample)
+
+    @pytest.mark.parametrize("training", [False, True])
+    @pytest.mark.parametrize(("features", "y"), [(4, torch.rand(2, 5)), (4, torch.rand(4)), (1, torch.rand(2, 5))])
+    def test_another_shape_is_refused(self, features: int, y: torch.Tensor, training: bool) -> None:
+        shift = MeanShift(features).train(training)
+        sentence = re.escape(f"y must be [B, {features}, ...], got {list(y.shape)}")
+        with pytest.raises(ValueError, match=sentence):
+            shift(y)
+        with pytest.raises(ValueError, match=sentence):
+            shift.eval().bounds(Box(y, y))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+    def test_batches_of_any_dtype_are_shifted_and_followed_in_the_dtype_of_the_running_mean(
+        self, dtype: torch.dtype
+    ) -> None:
+        shift, y = MeanShift(3), torch.randn(8, 3).to(dtype)
+        assert torch.equal(shift(y), y - y.mean(0))
+        torch.testing.assert_close(shift.running_mean, 0.1 * y.mean(0).float())
