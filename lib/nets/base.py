@@ -14,6 +14,7 @@ from lib.nets.chain import Chain, chain_of
 from lib.nets.head import MLPHead
 from lib.nets.layers import DistanceLayer, LInfDist
 from lib.nets.normalisation import Normalize
+from lib.ops.checks import check_tensors
 
 FLUSHED = 2.0**-123  # more than an operation moves two logits apart by flushing float32 denormals
 
@@ -105,7 +106,7 @@ class DistanceNet(nn.Module, ABC):
     def activations(self, x: Tensor, p: float = math.inf) -> list[Tensor]:
         """The normalised input and the output of every layer of f, the features last.
 
-        Raises ValueError unless x is [B, C, H, W] with the net's own C, H, W.
+        Raises what `check_images` raises.
         """
         return self._chain(self._feature_layers(), "x", x).outputs(x, p)
 
@@ -116,24 +117,27 @@ class DistanceNet(nn.Module, ABC):
     def feature_bounds(self, box: Box) -> Box:
         """Bounds [B, width] of `features` at p = inf over a box of images, sound for float32 as executed.
 
-        Raises ValueError in training mode, of a part too (the mean shift is no constant there), for lower > upper, for
-        ends of different shape, dtype or device, and for a normalisation that `Normalize.check` refuses.
+        Raises ValueError in training mode, of a part too (the mean shift is no constant there), for lower > upper, and
+        for a normalisation that `Normalize.check` refuses; what `check_ends` and `check_images` raise.
         """
         if any(module.training for module in self.modules()):
             raise ValueError("bounds need a net in evaluation mode, got one in training mode (call net.eval())")
-        chain = self._chain(self._feature_layers(), "box", box.lower)
         check_ends(box)
+        chain = self._chain(self._feature_layers(), "box", box.lower)
         self.normalize.check()
         if not (box.lower <= box.upper).all():
             raise ValueError("box must have lower <= upper everywhere, got a lower bound above its upper one, or NaN")
         return chain.bounds(box).map(lambda v: v.flatten(1))
 
     def check_images(self, name: str, x: Tensor) -> None:
-        """Raises ValueError for images of another shape than the net's, TypeError for what is not floating point."""
+        """Raises ValueError for images of another shape than the net's, TypeError for no dense floating tensor."""
+        check_tensors(**{name: x})
         if x.dim() != 4 or tuple(x.shape[1:]) != self.input_shape:
             raise ValueError(f"{name} must be [B, {', '.join(map(str, self.input_shape))}], got {list(x.shape)}")
         if not x.dtype.is_floating_point:
             raise TypeError(f"{name} must be floating point, pixels in [0, 1], got {x.dtype}")
+        if x.layout is not torch.strided:
+            raise TypeError(f"{name} must be dense, got {x.layout}")
 
     def roundings(self) -> int:
         """How many float32 roundings, at most, an executed feature or plain logit carries from the input on.

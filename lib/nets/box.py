@@ -1,10 +1,12 @@
 """A box of inputs, the object every bound starts from."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from lib.ops.checks import check_tensors
 
 
 class Box(NamedTuple):
@@ -33,8 +35,16 @@ class Box(NamedTuple):
         return torch.maximum(self.lower.abs(), self.upper.abs())
 
 
-def check_ends(box: Box) -> None:
-    """Raises ValueError for ends of different shape, dtype or device: kernels take them for one array of pairs."""
+def check_ends(box: Any) -> None:
+    """Refuse what is no box, or one whose ends kernels would not take for one array of pairs.
+
+    Raises:
+        TypeError: what is no `Box`, or ends that are no tensors.
+        ValueError: ends of different shape, dtype or device.
+    """
+    if not isinstance(box, Box):
+        raise TypeError(f"box must be a Box of lower and upper, got {type(box).__name__}")
+    check_tensors(lower=box.lower, upper=box.upper)
     lower, upper = ((list(end.shape), end.dtype, str(end.device)) for end in box)
     if lower != upper:
         raise ValueError(f"box must have ends of one shape, dtype and device, got {lower} and {upper}")

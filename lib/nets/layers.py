@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.nets.arguments import integer, real
-from lib.nets.box import Box
+from lib.nets.box import Box, check_ends
 from lib.nets.normalisation import MeanShift, per_unit
 from lib.ops import linf_dist_bounds, lp_dist
+from lib.ops.checks import check_tensors
 
 # Entries of all patches that are made at a time: what a cache holds, and what fills a GPU.
 _CPU_PATCHES, _GPU_PATCHES = 2**20, 2**28
@@ -104,7 +105,8 @@ class LInfDist(DistanceLayer):
 
     def bounds(self, box: Box) -> Box:
         """Bounds at p = inf, exact for each unit over the box (Appendix B)."""
-        return self._finish_bounds(Box(*linf_dist_bounds(as_rows(box.lower), as_rows(box.upper), self.weight)))
+        check_ends(box)
+        return self._finish_bounds(Box(*linf_dist_bounds(*box.map(as_rows), self.weight)))
 
 
 class LInfDistConv2d(DistanceLayer):
@@ -149,6 +151,7 @@ class LInfDistConv2d(DistanceLayer):
 
     def bounds(self, box: Box) -> Box:
         """Bounds at p = inf, exact for each unit over the box."""
+        check_ends(box)
         parts = [self._bounds_of(*ends) for ends in zip(self._parts(box.lower), self._parts(box.upper), strict=True)]
         return self._finish_bounds(Box(*(torch.cat(ends) for ends in zip(*parts, strict=True))))
 
@@ -158,10 +161,13 @@ class LInfDistConv2d(DistanceLayer):
 
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """Few images at a time: each pixel is in many patches, and those of a whole batch leave the cache."""
+        check_tensors(x=x)
         if x.dim() != 4 or x.shape[1] != self.weight.shape[1]:
             raise ValueError(f"x must be [B, {self.weight.shape[1]}, H, W], got {list(x.shape)}")
         if min(x.shape[2:]) + 2 * self.padding < self.kernel_size:
             raise ValueError(f"x must be as large as a kernel of {self.kernel_size}, got {list(x.shape)}")
+        if not x.dtype.is_floating_point:
+            raise TypeError(f"x must be floating point, got {x.dtype}")
         entries = _CPU_PATCHES if x.device.type == "cpu" else _GPU_PATCHES
         return x.split(max(1, entries // max(1, x[:1].numel() * self.kernel_size**2 // self.stride**2)))
 
@@ -177,7 +183,8 @@ class LInfDistConv2d(DistanceLayer):
 
 
 def as_rows(x: Tensor) -> Tensor:
-    """[B, ...] as [B, features]; ValueError for a tensor that has no features."""
+    """[B, ...] as [B, features]; ValueError for a tensor that has no features, TypeError for what is no tensor."""
+    check_tensors(x=x)
     if x.dim() < 2:
         raise ValueError(f"x must be a batch [B, ...] of inputs, got {list(x.shape)}")
     return x.flatten(1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lib.nets.arguments import integer, real
 from lib.nets.base import PlainNet
-from lib.nets.box import Box
+from lib.nets.box import Box, check_ends
 from lib.nets.layers import LInfDist, as_rows
 from lib.ops import lp_dist
 from lib.ops.order import sort_dist, sort_dist_bounds
@@ -70,8 +70,8 @@ class SortLinear(LInfDist):
         """Bounds at p = inf, exact for each unit over the box; ValueError in training mode, where no neuron sorts."""
         if self.training:
             raise ValueError("bounds need sorted sums in evaluation mode, got training mode (call eval())")
-        lower, upper = as_rows(box.lower), as_rows(box.upper)
-        return self._finish_bounds(Box(*sort_dist_bounds(lower, upper, self.weight, self.coefficients)))
+        check_ends(box)
+        return self._finish_bounds(Box(*sort_dist_bounds(*box.map(as_rows), self.weight, self.coefficients)))
 
     def _distances(self, x: Tensor, p: float) -> Tensor:
         if self.training:

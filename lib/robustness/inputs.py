@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lib.nets.base import DistanceNet
 from lib.nets.box import Box
 from lib.nets.checks import NETS, not_finite
+from lib.ops.checks import check_tensors
 
 CHUNK = 1000  # images at a time: bounds memory (near 200 MB in a bound pass at width 5120), not results
 
@@ -31,9 +32,7 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
     """
     if not isinstance(net, DistanceNet):
         raise TypeError(f"net must be one of {', '.join(each.__name__ for each in NETS)}, got {type(net).__name__}")
-    for name, value in (("x", x), ("y", y)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}")
+    check_tensors(x=x, y=y)
     net.check_images("x", x)
     if y.dtype.is_floating_point or y.dtype is torch.bool or y.dtype.is_complex:
         raise TypeError(f"y must be integer labels, got {y.dtype}")

@@ -176,3 +176,27 @@ def test_bounds_in_training_mode_are_refused(layer: DistanceLayer) -> None:
     with pytest.raises(ValueError, match=r"bounds need .* in evaluation mode, got training mode"):
         layer.train().bounds(Box(x, x))
     layer.eval().bounds(Box(x, x))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [LInfDist(4, 3), LInfDistConv2d(4, 3, 1), SortLinear(4, 3, keep_prob=0.5)],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_what_is_no_batch_or_no_box_is_refused(layer: DistanceLayer) -> None:
+    x = torch.rand(2, 4, 1, 1)
+    layer.eval()
+    for call, sentence in (
+        (lambda: layer(x.numpy()), "x must be a tensor, got ndarray"),
+        (lambda: layer.bounds((x, x)), "box must be a Box of lower and upper, got tuple"),
+        (lambda: layer.bounds(Box(x, x.numpy())), "upper must be a tensor, got ndarray"),
+    ):
+        with pytest.raises(TypeError, match=sentence):
+            call()
+    with pytest.raises(ValueError, match=r"box must have ends of one shape, .*, got \(\[2, 4, .* and \(\[40, 4, "):
+        layer.bounds(Box(x, x.repeat(20, 1, 1, 1)))
+
+
+def test_a_convolution_of_bytes_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"x must be floating point, got torch\.uint8"):
+        LInfDistConv2d(2, 3, 1)(torch.zeros(1, 2, 4, 4, dtype=torch.uint8))

@@ -46,6 +46,17 @@ class TestEveryNet:
             with pytest.raises(TypeError, match=r"(x|box) must be floating point, pixels in \[0, 1\], got torch.uint8"):
                 call(images)
 
+    def test_what_is_no_dense_tensor_or_no_box_is_refused(self, net: Net) -> None:
+        x = torch.rand(3, *SHAPE)
+        with pytest.raises(TypeError, match="x must be a tensor, got ndarray"):
+            net(x.numpy())
+        with pytest.raises(TypeError, match=r"x must be dense, got torch\.sparse_coo"):
+            net(x.to_sparse())
+        with pytest.raises(TypeError, match="box must be a Box of lower and upper, got tuple"):
+            net.bounds((x, x))
+        with pytest.raises(TypeError, match="upper must be a tensor, got ndarray"):
+            net.bounds(Box(x, x.numpy()))
+
     def test_images_of_a_larger_dtype_are_refused_and_smaller_ones_are_promoted(self, net: Net) -> None:
         x = torch.rand(3, *SHAPE)
         sentence = r"(x|box) must have the dtype of the net, torch.float32, got torch.float64"

@@ -48,13 +48,15 @@ class TestBatches:
             check_batch(self.net, torch.zeros(2, *SHAPE, dtype=torch.uint8), torch.tensor([0, 1]))
         with pytest.raises(TypeError, match="y must be integer labels"):
             check_batch(self.net, torch.rand(2, *SHAPE), torch.tensor([0.0, 1.0]))
+        with pytest.raises(TypeError, match=r"x must be dense, got torch\.sparse_coo"):
+            check_batch(self.net, torch.rand(2, *SHAPE).to_sparse(), torch.tensor([0, 1]))
 
     def test_what_is_no_tensor_or_no_net(self) -> None:
         x, y = torch.rand(1, *SHAPE), torch.tensor([0])
         for arguments, sentence in (
             ((torch.nn.Linear(16, 3), x, y), "net must be one of LInfDistNet, SortNet, .*, got Linear"),
-            ((self.net, x.numpy(), y), "x must be a Tensor, got ndarray"),
-            ((self.net, x, [0]), "y must be a Tensor, got list"),
+            ((self.net, x.numpy(), y), "x must be a tensor, got ndarray"),
+            ((self.net, x, [0]), "y must be a tensor, got list"),
         ):
             with pytest.raises(TypeError, match=sentence):
                 check_batch(*arguments)  # type: ignore[arg-type]
