@@ -63,7 +63,7 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
 
     Raises:
         ValueError, TypeError: what `check_batch` refuses, a net that `check_parts` refuses, eps
-            outside (0, 1), an unknown method, reduced precision (half-precision images or weights, TF32, autocast),
+            outside (0, 1), an unknown method, reduced precision (a net of half precision, TF32, autocast),
             a thread that flushes denormals, a net of more than 2^14 roundings.
     """
     radius, by_intervals = parse_eps(eps), _by_intervals(method)
@@ -108,12 +108,10 @@ def _by_intervals(method: str) -> bool:
 def _check(net: Net, x: Tensor, y: Tensor) -> None:
     check_batch(net, x, y)
     check_parts(net, "certified")
-    dtypes = {x.dtype, *(parameter.dtype for parameter in net.parameters())}
+    dtypes = {parameter.dtype for parameter in net.parameters()}  # that of the images is among them
     if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
-        raise TypeError(
-            "certificates need images and weights of one dtype, float32 or float64, "
-            f"got {', '.join(sorted(map(str, dtypes)))}"
-        )
+        found = ", ".join(sorted(map(str, dtypes)))
+        raise TypeError(f"certificates need weights of one dtype, float32 or float64, got {found}")
     check_arithmetic(x.device.type)
     if net.roundings() > MOST_ROUNDINGS:
         raise ValueError(f"net must have at most {MOST_ROUNDINGS} roundings to be certified, got {net.roundings()}")

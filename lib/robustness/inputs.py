@@ -28,7 +28,8 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
         ValueError: images that are not [B, C, H, W] of the net's shape, not finite or outside [0, 1]; labels that are
             not [B] or outside 0..K-1; weights or a mean that are not finite, a std that is not between 2^-100 and
             2^100; tensors on another device than the net.
-        TypeError: a net that is none of this library, images that are not floating point, labels that are no integers.
+        TypeError: a net that is none of this library, images that are not dense or not of the net's dtype, labels that
+            are no integers.
     """
     if not isinstance(net, DistanceNet):
         raise TypeError(f"net must be one of {', '.join(each.__name__ for each in NETS)}, got {type(net).__name__}")
@@ -38,7 +39,10 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
         raise TypeError(f"y must be integer labels, got {y.dtype}")
     if y.shape != x.shape[:1]:
         raise ValueError(f"y must be {x.shape[0]} labels (one per image), got {list(y.shape)}")
-    device = next(net.parameters()).device
+    weight = next(net.parameters())
+    if x.dtype is not weight.dtype:
+        raise TypeError(f"x must have the dtype of the net, {weight.dtype}, got {x.dtype}")
+    device = weight.device
     if {x.device, y.device} != {device}:
         raise ValueError(f"x and y must be where net is, on {device}, got {x.device} and {y.device}")
     _check_values(net, x, y)

@@ -1,7 +1,7 @@
 """What is judged, and how: the inputs that are refused, the arithmetic, evaluation mode and the box of a radius."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import pytest
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from lib.nets.models import LInfDistNet, LInfDistNetMLP
 from lib.robustness import inputs
+from lib.robustness.attacks import robust_correct
+from lib.robustness.certify import certify
 from lib.robustness.inputs import check_arithmetic, check_batch, evaluation_mode, executed_logits, pixel_box
 
 SHAPE = (1, 4, 4)
@@ -50,6 +52,12 @@ class TestBatches:
             check_batch(self.net, torch.rand(2, *SHAPE), torch.tensor([0.0, 1.0]))
         with pytest.raises(TypeError, match=r"x must be dense, got torch\.sparse_coo"):
             check_batch(self.net, torch.rand(2, *SHAPE).to_sparse(), torch.tensor([0, 1]))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    @pytest.mark.parametrize("evaluate", [certify, robust_correct])
+    def test_images_of_another_dtype_than_the_nets(self, evaluate: Callable[..., object], dtype: torch.dtype) -> None:
+        with pytest.raises(TypeError, match=f"x must have the dtype of the net, torch.float32, got {dtype}"):
+            evaluate(self.net, torch.rand(1, *SHAPE).to(dtype), torch.tensor([0]), 0.1)
 
     def test_what_is_no_tensor_or_no_net(self) -> None:
         x, y = torch.rand(1, *SHAPE), torch.tensor([0])
