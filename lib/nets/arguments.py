@@ -5,7 +5,7 @@ from numbers import Real
 from operator import index
 from typing import Any
 
-from lib.recipes.values import nearest_float
+from lib.recipes.values import nearest_float, without_dimension
 
 
 def integer(name: str, value: Any, *, at_least: int) -> int:
@@ -35,7 +35,7 @@ def real(name: str, value: Any) -> float:
         TypeError: no number.
         ValueError: one that is not finite, as a float.
     """
-    plain = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    plain = without_dimension(value)
     if isinstance(plain, bool) or not isinstance(plain, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     number = nearest_float(plain)

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 
 def parse_eps(value: float | str, name: str = "eps") -> float:
-    """A radius in raw pixel units, 0 < eps < 1, from any real number or a text such as "0.3" or "8/255".
+    """A radius in raw pixel units, 0 < eps < 1, from a number of any library or a text such as "0.3" or "8/255".
 
     Raises:
         ValueError: naming `name` and the value where it is no number or lies outside (0, 1).
@@ -21,14 +21,15 @@ def parse_eps(value: float | str, name: str = "eps") -> float:
 
 
 def number(value: object, name: str) -> float:
-    """A number from itself or from a text such as "0.3" or "8/255"; ValueError naming `name` for anything else."""
+    """A number of any library, or that of a text such as "8/255"; ValueError naming `name` for anything else."""
+    plain = without_dimension(value)
     try:
-        if isinstance(value, str):
-            top, slash, bottom = value.partition("/")
-            if "_" not in value and "-" not in bottom:
+        if isinstance(plain, str):
+            top, slash, bottom = plain.partition("/")
+            if "_" not in plain and "-" not in bottom:
                 return float(top) / float(bottom) if slash else float(top)
-        if not isinstance(value, bool) and isinstance(value, Real):
-            return float(value)
+        if not isinstance(plain, bool) and isinstance(plain, Real):
+            return float(plain)
     except (ValueError, ZeroDivisionError, OverflowError):
         pass
     raise ValueError(f'{name} is {value!r}, expected a number or a fraction such as "8/255"')
@@ -61,6 +62,11 @@ def typed(name: str, value: Any, hint: Any) -> Any:
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise TypeError(f"{name} is {value!r}, expected {hint.__name__}")
     return value
+
+
+def without_dimension(value: Any) -> Any:
+    """The entry of an array or a tensor without a dimension, as a plain object; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def nearest_float(value: Real | float) -> float:

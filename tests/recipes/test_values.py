@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +31,7 @@ class TestParseEps:
         with pytest.raises(ValueError, match=r"eps is .*, expected a radius in pixel units with 0 < eps < 1"):
             parse_eps(eps)
 
-    @pytest.mark.parametrize("eps", [Fraction(1, 4), np.float32(0.25), np.float64(0.25), "1/4"])
+    @pytest.mark.parametrize("eps", [Fraction(1, 4), np.float32(0.25), np.array(0.25), torch.tensor(0.25), "1/4"])
     def test_any_real_number_is_a_radius(self, eps: Any) -> None:
         assert type(parse_eps(eps)) is float
         assert parse_eps(eps) == 0.25
@@ -39,6 +40,11 @@ class TestParseEps:
     def test_what_is_no_number_is_refused_by_name(self, eps: Any) -> None:
         with pytest.raises(ValueError, match=r"radius is .*, expected a number or a fraction"):
             parse_eps(eps, "radius")
+
+    @pytest.mark.parametrize("eps", [np.array(True), np.array([0.3]), torch.tensor([0.3])])
+    def test_an_array_of_truth_values_or_with_a_dimension_is_refused(self, eps: Any) -> None:
+        with pytest.raises(ValueError, match=r"eps is .*, expected a number or a fraction"):
+            parse_eps(eps)
 
     @given(st.text())
     def test_any_text_is_a_radius_or_one_sentence(self, text: str) -> None:
