@@ -147,13 +147,14 @@ class LInfDistConv2d(DistanceLayer):
         """x [B, C_in, H, W] -> [B, C_out, H', W']; ValueError where channels do not match or a kernel does not fit."""
         w = self.weight.flatten(1)
         images = [self._as_image(lp_dist(self._patches(part), w, p), part) for part in self._parts(x)]
-        return self._finish(torch.cat(images), p)
+        return self._finish(torch.cat(images), p).contiguous()
 
     def bounds(self, box: Box) -> Box:
         """Bounds at p = inf, exact for each unit over the box."""
         check_ends(box)
         parts = [self._bounds_of(*ends) for ends in zip(self._parts(box.lower), self._parts(box.upper), strict=True)]
-        return self._finish_bounds(Box(*(torch.cat(ends) for ends in zip(*parts, strict=True))))
+        distances = Box(*(torch.cat(ends) for ends in zip(*parts, strict=True)))
+        return self._finish_bounds(distances).map(Tensor.contiguous)
 
     def _bounds_of(self, lower: Tensor, upper: Tensor) -> Box:
         ends = linf_dist_bounds(self._patches(lower), self._patches(upper), self.weight.flatten(1))

@@ -88,6 +88,11 @@ class TestConvolution:
         assert all(map(torch.equal, bounds, whole[3:]))
         torch.testing.assert_close(of_weight, whole[2])
 
+    def test_outputs_and_bounds_lie_in_memory_as_those_of_torch_do(self) -> None:
+        layer, x = LInfDistConv2d(2, 5, 3, padding=1, bias=True), torch.rand(3, 2, 6, 6)
+        for y in (layer(x), layer(x, 8.0), *layer.eval().bounds(Box(x, x + 0.1))):
+            assert y.view(3, -1).shape == (3, 180)
+
     def test_a_kernel_larger_than_the_image_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"x must be as large as a kernel of 5, got \[1, 2, 4, 9\]"):
             LInfDistConv2d(2, 3, 5)(torch.zeros(1, 2, 4, 9))
