@@ -29,6 +29,19 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features))
 
     @property
+    def in_features(self) -> int:
+        """d_in."""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """d_out."""
+        return self.weight.shape[0]
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+    @property
     def scaled_weight(self) -> Tensor:
         """W / sqrt(d_in) as executed, [d_out, d_in]."""
         return self.weight * (1 / math.sqrt(self.weight.shape[1]))

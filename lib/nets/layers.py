@@ -99,6 +99,19 @@ class LInfDist(DistanceLayer):
         weight = _drawn(units, inputs, identity=real("identity", identity))
         super().__init__(weight, bias=bias, mean_shift=mean_shift)
 
+    @property
+    def in_features(self) -> int:
+        """d_in."""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """d_out."""
+        return self.weight.shape[0]
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, ...] of d_in features in all -> [B, d_out]; ValueError where the features do not match."""
         return self._finish(lp_dist(as_rows(x), self.weight, p), p)
@@ -143,6 +156,22 @@ class LInfDistConv2d(DistanceLayer):
         super().__init__(weight, bias=bias, mean_shift=mean_shift)
         self.kernel_size, self.stride, self.padding = side, step, border
 
+    @property
+    def in_channels(self) -> int:
+        """C_in."""
+        return self.weight.shape[1]
+
+    @property
+    def out_channels(self) -> int:
+        """C_out."""
+        return self.weight.shape[0]
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_channels={self.in_channels}, out_channels={self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}, bias={self.bias is not None}"
+        )
+
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, C_in, H, W] -> [B, C_out, H', W']; ValueError where channels do not match or a kernel does not fit."""
         w = self.weight.flatten(1)
@@ -163,8 +192,8 @@ class LInfDistConv2d(DistanceLayer):
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """Few images at a time: each pixel is in many patches, and those of a whole batch leave the cache."""
         check_tensors(x=x)
-        if x.dim() != 4 or x.shape[1] != self.weight.shape[1]:
-            raise ValueError(f"x must be [B, {self.weight.shape[1]}, H, W], got {list(x.shape)}")
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"x must be [B, {self.in_channels}, H, W], got {list(x.shape)}")
         if min(x.shape[2:]) + 2 * self.padding < self.kernel_size:
             raise ValueError(f"x must be as large as a kernel of {self.kernel_size}, got {list(x.shape)}")
         if not x.dtype.is_floating_point:

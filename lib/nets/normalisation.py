@@ -38,6 +38,10 @@ class Normalize(nn.Module):
         if not self.mean.is_meta:
             self.check()
 
+    def extra_repr(self) -> str:
+        mean = "meta" if self.mean.is_meta else ", ".join(f"{m:.6g}" for m in self.mean.flatten().tolist())
+        return f"mean=({mean}), std={self.std}"
+
     @property
     def gain(self) -> float:
         """By how much, at least 1, it enlarges what underflow takes from a pixel."""
@@ -93,6 +97,9 @@ class MeanShift(nn.Module):
     def features(self) -> int:
         """Units, or channels."""
         return len(self.running_mean)
+
+    def extra_repr(self) -> str:
+        return f"features={self.features}, momentum={self.momentum}"
 
     def forward(self, y: Tensor, p: float = math.inf) -> Tensor:
         """y [B, features] or [B, features, H, W], shifted; p is not used.

@@ -57,6 +57,9 @@ class SortLinear(LInfDist):
         places = min(integer("top_k", top_k, at_least=1), in_features)
         self.coefficients = coefficients(self.keep_prob, places)
 
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, keep_prob={self.keep_prob}, top_k={len(self.coefficients)}"
+
     @property
     def roundings(self) -> int:
         """Those of `LInfDist`, K of products and K - 1 of sums at most, one to spare."""

@@ -24,6 +24,7 @@ def test_weights_are_scaled_at_run_time_and_biases_are_not() -> None:
     layer.bias.data.normal_()
     v = torch.randn(5, 16)
     torch.testing.assert_close(layer(v), v @ layer.weight.T / 4 + layer.bias)
+    assert repr(layer) == "Linear(in_features=16, out_features=3)"
 
 
 def test_no_execution_leaves_the_bounds_of_linear_and_tanh() -> None:

@@ -205,3 +205,28 @@ def test_what_is_no_batch_or_no_box_is_refused(layer: DistanceLayer) -> None:
 def test_a_convolution_of_bytes_is_refused() -> None:
     with pytest.raises(TypeError, match=r"x must be floating point, got torch\.uint8"):
         LInfDistConv2d(2, 3, 1)(torch.zeros(1, 2, 4, 4, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shown"),
+    [
+        (LInfDist(3, 4, bias=True, mean_shift=False), "LInfDist(in_features=3, out_features=4, bias=True)"),
+        (
+            SortLinear(3, 4, keep_prob=0.5, mean_shift=False),
+            "SortLinear(in_features=3, out_features=4, bias=False, keep_prob=0.5, top_k=3)",
+        ),
+        (
+            LInfDistConv2d(3, 4, 5, stride=2, mean_shift=False),
+            "LInfDistConv2d(in_channels=3, out_channels=4, kernel_size=5, stride=2, padding=0, bias=False)",
+        ),
+    ],
+)
+def test_a_layer_prints_what_it_was_built_with(layer: DistanceLayer, shown: str) -> None:
+    assert repr(layer) == shown
+
+
+def test_widths_and_channels_are_those_of_the_weights() -> None:
+    for layer in (LInfDist(3, 4), SortLinear(3, 4, keep_prob=0.5)):
+        assert (layer.in_features, layer.out_features) == (3, 4)
+    convolution = LInfDistConv2d(3, 4, 1)
+    assert (convolution.in_channels, convolution.out_channels) == (3, 4)

@@ -23,6 +23,13 @@ def test_normalisation_keeps_an_linf_ball() -> None:
     assert math.isclose(normalize(torch.full((1, 2, 1, 1), 0.5))[0, 1].item(), 0.5)
 
 
+def test_both_print_what_they_were_built_with() -> None:
+    assert repr(Normalize((0.1307, 0.5), 0.3081)) == "Normalize(mean=(0.1307, 0.5), std=0.3081)"
+    with torch.device("meta"):
+        assert repr(Normalize((0.1307, 0.5), 0.3081)) == "Normalize(mean=(meta), std=0.3081)"
+    assert repr(MeanShift(3)) == "MeanShift(features=3, momentum=0.1)"
+
+
 class TestMeanShift:
     def test_training_subtracts_the_batch_mean_and_follows_it(self) -> None:
         shift, y = MeanShift(3), torch.randn(8, 3) + 5

@@ -102,6 +102,12 @@ def test_exactly_the_weights_that_can_exceed_the_least_distance_are_kept() -> No
     assert pruned.kept().tolist() == [[True, False, False], [False, False, False]]
 
 
+def test_its_layers_print_as_those_they_were_made_from() -> None:
+    net = random_net(0, 12, 2, 0, False)
+    shown = repr(net).replace("LInfDist(", "PrunedDist(").replace("Normalize(", "ValidPixels(")
+    assert repr(prune(net)) == shown
+
+
 def test_units_that_nobody_reads_keep_no_weights() -> None:
     net = random_net(0, 12, 2, 0, False)
     assert isinstance(net, LInfDistNet)
