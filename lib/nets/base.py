@@ -34,7 +34,8 @@ class Execution(NamedTuple):
 class DistanceNet(nn.Module, ABC):
     """What the nets share: normalisation, a stack of distance layers, and then a top that makes logits of it.
 
-    A kind of net says by `logits`, `logit_bounds` and `margin_lb` what its top is.
+    A kind of net says by `logits`, `logit_bounds` and `margin_lb` what its top is. The state_dict holds weights and
+    running means alone: mean, std and the `keep_prob` of a SortNet are arguments, which `lib.save` and `lib.load` keep.
 
     Args:
         input_shape: (C, H, W).

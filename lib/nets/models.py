@@ -23,7 +23,7 @@ class LInfDistNet(PlainNet):
         num_classes: K.
         width: units of each hidden layer.
         depth: distance layers, the top one included.
-        mean, std: of the pixels; mean is one number or one per channel.
+        mean, std: of the pixels; mean is one number or one per channel. Not in the state_dict; `lib.save` keeps them.
         identity: see `LInfDist`.
     """
 

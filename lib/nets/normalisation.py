@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,8 @@ class Normalize(nn.Module):
         mean: per channel, in pixel units ([0, 1]).
         std: in pixel units; a radius eps in pixels is eps / std behind this layer.
 
+    Neither is in the state_dict: both are arguments of the net, which `lib.save` and `lib.load` keep.
+
     Raises:
         ValueError: as `check`.
     """
@@ -33,8 +36,8 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: tuple[float, ...], std: float) -> None:
         super().__init__()
-        self.std = std
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.std, self._means = std, mean
+        self.register_buffer("mean", self._given_mean(), persistent=False)
         if not self.mean.is_meta:
             self.check()
 
@@ -53,6 +56,16 @@ class Normalize(nn.Module):
             raise ValueError(f"mean must be finite in float32, got {self.mean.flatten().tolist()}")
         if not SMALLEST_STD <= self.std <= 1 / SMALLEST_STD:
             raise ValueError(f"std must be between 2^-100 and 2^100, got {self.std}")
+
+    def _given_mean(self) -> Tensor:
+        return torch.tensor(self._means, dtype=torch.float32).view(-1, 1, 1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        without_values = self.mean.is_meta
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if without_values and not self.mean.is_meta:  # a state_dict would not bring them
+            self.mean.copy_(self._given_mean())
+        return self
 
     def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
         """x [B, C, H, W] in pixels -> the same shape in network units; p is not used."""

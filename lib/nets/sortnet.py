@@ -114,7 +114,7 @@ class SortNet(PlainNet):
 
     Args:
         input_shape, num_classes, width, depth, mean, std, identity: as in `LInfDistNet`.
-        keep_prob, top_k: as in `SortLinear`.
+        keep_prob, top_k: as in `SortLinear`. Not in the state_dict; `lib.save` keeps them.
     """
 
     def __init__(

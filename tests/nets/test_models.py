@@ -71,6 +71,14 @@ class TestEveryNet:
         with pytest.raises(TypeError, match=r"x must have the dtype of the net, torch.float64, got torch.float32"):
             functional_call(net, weights, (x,))
 
+    def test_a_net_made_without_values_gets_its_mean_with_its_memory(self, net: Net) -> None:
+        with torch.device("meta"):
+            empty: Net = type(net)(**net.config)
+        filled = empty.half().float().to_empty(device="cpu").eval()
+        filled.load_state_dict(net.state_dict())
+        x = torch.rand(3, *SHAPE)
+        assert torch.equal(filled(x), net(x))
+
     def test_features_are_1_lipschitz_in_network_units(self, net: Net) -> None:
         x = torch.rand(64, *SHAPE)
         other = (x + 0.1 * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
