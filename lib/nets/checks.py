@@ -21,6 +21,8 @@ _LAYERS = (LInfDist, LInfDistConv2d, SortLinear, PrunedDist)
 _PROVED: set[type[nn.Module]] = {*NETS, *_LAYERS, MeanShift, Normalize, ValidPixels}
 _PROVED |= {MLPHead, Linear, Tanh, nn.ModuleList}
 
+_WAY_OUT = "pass the net as it was before, or its copy.deepcopy, which is not compiled"
+
 
 def check_parts(net: DistanceNet, purpose: str) -> None:
     """Refuse a net whose values, as executed, are not those that the proofs speak of.
@@ -30,8 +32,8 @@ def check_parts(net: DistanceNet, purpose: str) -> None:
         purpose: what is to be done with it, "certified", "pruned" or "saved".
 
     Raises:
-        TypeError: a module that is not one of this library's, subclasses included, or with a replaced method; a part
-            in the place of one of another kind, or that is no module of the net, as in a plain list.
+        TypeError: a module that is not one of this library's, subclasses included, compiled, or with a replaced method;
+            a part in the place of one of another kind, or that is no module of the net, as in a plain list.
         ValueError: a forward hook, on a module or on all; a constant of another shape than one entry per unit or
             channel; coefficients of a SortNet layer that are not those of its keep_prob; a part of a pruned net that
             was changed, or is among others than it was pruned with.
@@ -43,6 +45,12 @@ def check_parts(net: DistanceNet, purpose: str) -> None:
     _check_roles(net, purpose)
     _check_shapes(net, purpose)
     check_together(net.parts())
+
+
+def kind_of(net: object) -> str:
+    """The class of what is no net of this library, for a sentence, with the way out for what torch.compile made."""
+    kind = type(net).__name__
+    return f"{kind}: pass the net that torch.compile was given" if kind == "OptimizedModule" else kind
 
 
 def check_neurons(layers: Iterable[nn.Module]) -> None:
@@ -72,6 +80,8 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str:
 def _check_module(module: nn.Module, place: str, purpose: str) -> None:
     if type(module) not in _PROVED:
         raise TypeError(f"net must be made of this library's layers alone to be {purpose}, got {place}")
+    if "_compiled_call_impl" in vars(module):
+        raise TypeError(f"net must not be compiled to be {purpose}, got compile() called on {place}: {_WAY_OUT}")
     replaced = next((attribute for attribute in vars(module) if hasattr(type(module), attribute)), None)
     if replaced:
         raise TypeError(f"net must have the methods of its classes to be {purpose}, got another {replaced} on {place}")

@@ -31,7 +31,7 @@ import torch
 from torch import nn
 
 from lib.nets.box import Box
-from lib.nets.checks import check_float32, check_neurons, check_parts
+from lib.nets.checks import check_float32, check_neurons, check_parts, kind_of
 from lib.nets.layers import LInfDist
 from lib.nets.models import LInfDistNet, LInfDistNetMLP
 from lib.nets.pruned import PrunedDist, Sealed, ValidPixels
@@ -94,7 +94,7 @@ def _boxes(net: LInfDistNet | LInfDistNetMLP, layers: list[LInfDist]) -> list[Bo
 
 def _check(net: Prunable) -> None:
     if not isinstance(net, LInfDistNet | LInfDistNetMLP):
-        raise TypeError(f"net must be an LInfDistNet or an LInfDistNetMLP to be pruned, got {type(net).__name__}")
+        raise TypeError(f"net must be an LInfDistNet or an LInfDistNetMLP to be pruned, got {kind_of(net)}")
     check_parts(net, "pruned")
     net.normalize.check()
     check_neurons(net.distance_layers())

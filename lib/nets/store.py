@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib.files import replacing
-from lib.nets.checks import NETS, check_float32, check_parts, not_finite
+from lib.nets.checks import NETS, check_float32, check_parts, kind_of, not_finite
 from lib.nets.layers import LInfDist
 from lib.nets.models import Net
 from lib.nets.normalisation import Normalize
@@ -66,7 +66,7 @@ def load(path: str | Path) -> Net:
 
 def _check(net: Net) -> None:
     if type(net) not in NETS:
-        raise TypeError(f"net must be one of {', '.join(_CLASSES)}, got {type(net).__name__}")
+        raise TypeError(f"net must be one of {', '.join(_CLASSES)}, got {kind_of(net)}")
     check_parts(net, "saved")
     for name, module in net.named_modules():
         if module._state_dict_hooks or module._state_dict_pre_hooks:

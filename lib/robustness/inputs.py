@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lib.nets.base import DistanceNet
 from lib.nets.box import Box
-from lib.nets.checks import NETS, not_finite
+from lib.nets.checks import NETS, kind_of, not_finite
 from lib.ops.checks import check_tensors
 
 CHUNK = 1000  # images at a time: bounds memory (near 200 MB in a bound pass at width 5120), not results
@@ -32,7 +32,7 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
             are no integers.
     """
     if not isinstance(net, DistanceNet):
-        raise TypeError(f"net must be one of {', '.join(each.__name__ for each in NETS)}, got {type(net).__name__}")
+        raise TypeError(f"net must be one of {', '.join(each.__name__ for each in NETS)}, got {kind_of(net)}")
     check_tensors(x=x, y=y)
     net.check_images("x", x)
     if y.dtype.is_floating_point or y.dtype is torch.bool or y.dtype.is_complex:

@@ -1,6 +1,8 @@
 """A net that is to be certified, pruned or saved: what it may not be made of."""
 
+import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,10 @@ from lib.nets.checks import check_parts
 from lib.nets.head import Linear
 from lib.nets.models import LInfDistNet, LInfDistNetMLP
 from lib.nets.normalisation import Normalize
+from lib.nets.prune import prune
 from lib.nets.sortnet import SortNet
+from lib.nets.store import save
+from lib.robustness.certify import certify
 from lib.theory.addernet import with_batch_norm
 
 SHAPE = (1, 4, 4)
@@ -32,10 +37,6 @@ def test_a_net_that_does_something_else_than_its_parts() -> None:
     replaced.top.forward = lambda x, p=math.inf: -x[:, :3]  # type: ignore[method-assign]
     with pytest.raises(TypeError, match="methods of its classes to be certified, got another forward on LInfDist top"):
         check_parts(replaced, "certified")
-    compiled = LInfDistNet(SHAPE, 3, width=4, depth=2)
-    compiled.compile()
-    with pytest.raises(TypeError, match="got another _compiled_call_impl on LInfDistNet"):
-        check_parts(compiled, "certified")
     for name, value in (("activations", lambda x: [x, x]), ("margin_lb", lambda box, y: y + 1), ("std", 1e9)):
         net = LInfDistNet(SHAPE, 3, width=4, depth=2)
         vars(net)[name] = value
@@ -55,6 +56,25 @@ def test_a_net_that_does_something_else_than_its_parts() -> None:
             check_parts(LInfDistNet(SHAPE, 3, width=4, depth=2), "certified")
     finally:
         everywhere.remove()
+
+
+def test_a_compiled_net_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    net, x = LInfDistNet(SHAPE, 3, width=4, depth=2).eval(), torch.rand(2, *SHAPE)
+    y, made = net(x).argmax(1), torch.compile(net, backend="eager")
+    calls = {
+        "certified": lambda net: certify(net, x, y, 0.1),
+        "pruned": prune,
+        "saved": lambda net: save(net, tmp_path / "net"),
+    }
+    net.compile(backend="eager")
+    for purpose, call in calls.items():
+        with pytest.raises(TypeError, match=r"got OptimizedModule: pass the net that torch\.compile was given"):
+            call(made)
+        with pytest.raises(
+            TypeError, match=rf"not be compiled to be {purpose}, got compile\(\) called on LInfDistNet: pass"
+        ):
+            call(net)
+        call(copy.deepcopy(net))
 
 
 def test_a_part_in_the_place_of_one_of_another_kind() -> None:
