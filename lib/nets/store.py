@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,16 @@ def save(net: Net, path: str | Path) -> None:
     """Write weights, running means and architecture (normalisation included) to one file, atomically.
 
     Raises:
-        ValueError: a net that `load` would not give back: hooks, parts or a normalisation that it was not built with,
-            weights that are not finite, or one tensor in two places.
-        TypeError: none of this library's nets, other layers, replaced methods, weights that are not float32.
-        FileNotFoundError: a path into a folder that is not there.
+        ValueError: a net that `load` would not give back: hooks, parts, numbers or a normalisation that it was not
+            built with, weights that are not finite, or one tensor in two places.
+        TypeError: none of this library's nets, other layers, replaced methods, weights that are not float32; what is no
+            path, an open file too.
+        FileNotFoundError, IsADirectoryError: a path into a folder that is not there, or of one that is.
     """
-    path = Path(path)
+    path = _path(path)
     _check(net)
+    if path.is_dir():
+        raise IsADirectoryError(f"path must be that of a file, got the folder {path}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path must lie in a folder that is there, got {path}")
     header = {"architecture": json.dumps({"class": type(net).__name__, "arguments": net.config})}
@@ -42,10 +46,11 @@ def save(net: Net, path: str | Path) -> None:
 def load(path: str | Path) -> Net:
     """The net that `save` wrote, on the CPU, in evaluation mode; torch's generator stays where it is.
 
-    Raises FileNotFoundError where there is no such file; ValueError where it is truncated, not of this library, or
-    its tensors do not fit the architecture in its header, are not float32 or not finite.
+    Raises TypeError for what is no path; FileNotFoundError where there is no such file; ValueError where it is
+    truncated, not of this library, or its tensors do not fit the architecture in its header, are not float32 or not
+    finite.
     """
-    path = Path(path)
+    path = _path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path must be a saved net, but there is no file {path}")
     try:
@@ -62,6 +67,12 @@ def load(path: str | Path) -> Net:
         net = _from_header(architecture, tensors, path).float()
         net.load_state_dict(tensors)
     return net.eval()
+
+
+def _path(path: Any) -> Path:
+    if not isinstance(path, str | PathLike):
+        raise TypeError(f"path must be a path, got {type(path).__name__}")
+    return Path(path)
 
 
 def _check(net: Net) -> None:
@@ -103,6 +114,11 @@ def _check_twin(net: Net, twin: Net) -> None:
         ours, theirs = _looks(found.get(place)), _looks(wanted.get(place))
         if ours != theirs:
             trait = next(trait for trait in theirs | ours if ours.get(trait) != theirs.get(trait))
+            if theirs and trait not in theirs and not hasattr(wanted[place], trait):
+                raise ValueError(
+                    "net must have no attributes of your own to be saved, since a file does not hold them, "
+                    f"got {trait} in {place or type(net).__name__}"
+                )
             raise ValueError(
                 f"net must be what it was built as to be saved, got {trait} {ours.get(trait)} "
                 f"in {place or type(net).__name__}, expected {theirs.get(trait)}"

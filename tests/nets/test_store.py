@@ -1,5 +1,6 @@
 """Saved nets come back whole, and nothing else comes back at all."""
 
+import io
 import json
 import time
 from collections.abc import Callable
@@ -220,6 +221,21 @@ def test_layers_of_other_libraries_and_hooks_are_refused(tmp_path: Path) -> None
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"path must lie in a folder that is there, got .*none/net"):
         save(plain(), tmp_path / "none" / "net")
+
+
+def test_a_folder_or_an_open_file_is_no_path(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match=r"path must be that of a file, got the folder .*"):
+        save(plain(), tmp_path)
+    for call in (lambda path: save(plain(), path), load):
+        with pytest.raises(TypeError, match="path must be a path, got BytesIO"):
+            call(io.BytesIO())
+
+
+def test_attributes_of_ones_own_are_refused(tmp_path: Path) -> None:
+    net = plain()
+    net.epoch = 3
+    with pytest.raises(ValueError, match=r"no attributes of your own to be saved, .*, got epoch in LInfDistNet"):
+        save(net, tmp_path / "net")
 
 
 def test_a_net_of_other_precision_is_refused(tmp_path: Path) -> None:
