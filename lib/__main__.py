@@ -1,7 +1,6 @@
 """The command line: `python -m lib run RECIPE`, `table N`, `tables`, `show RECORD`."""
 
 import argparse
-import dataclasses
 import os
 import signal
 import sys
@@ -13,12 +12,8 @@ from typing import Any
 from lib import recipes
 from lib.device import DEVICES
 from lib.experiments import ledger, published, report
-from lib.experiments.run import run
-from lib.recipes import BUDGETS, Recipe
-from lib.recipes.values import refuse_unknown
-from lib.training.callbacks import Diverged
-from lib.training.fit import Unfinished
-from lib.training.ranks import TERMINATED, Elsewhere
+from lib.recipes import BUDGETS
+from lib.training.endings import TERMINATED, Diverged, Elsewhere, Unfinished
 
 STOPPED = 75  # the exit status of a run that went on long enough and can be taken up again (EX_TEMPFAIL)
 CLOSED = 128 + signal.SIGPIPE  # the exit status where the reader of the output went away
@@ -83,7 +78,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(recipe: str, results: str, **options: Any) -> int:
     overrides = _overrides(options.pop("set"))
-    refuse_unknown(overrides, [field.name for field in dataclasses.fields(Recipe)], "recipe field")
+    # what is mistyped is refused before the seconds that the next import takes
+    recipes.load(recipe, options["budget"]).replace(**overrides)
+    from lib.experiments.run import run
+
     # a bar is for eyes, and no part of what a pipe or a log gets
     record = run(recipe, results=results, progress=sys.stdout.isatty(), **options, **overrides)
     return _show(str(ledger.path_of(results, record)))

@@ -78,6 +78,25 @@ print(seconds, *[name for name in {HEAVY} if name in set(sys.modules) - before])
     assert float(seconds) < 3
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["table", "1"], ["run", "--budgett", "quick"], ["run", "digits/linf-dist-nt"]],
+    ids=lambda words: words[0],
+)
+def test_the_command_line_loads_the_training_stack_for_a_run_alone(words: list[str]) -> None:
+    program = f"""
+import sys
+from lib.__main__ import main
+try:
+    main({words})
+except SystemExit:
+    pass
+print("loaded:", *[name for name in ("foolbox", "lightning", "torch", "torchvision") if name in sys.modules])
+"""
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "loaded:"
+
+
 def test_every_public_name_resolves() -> None:
     import lib
 

@@ -13,7 +13,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from lib.__main__ import CLOSED, INTERRUPTED, STOPPED, main
 from lib.experiments import ledger
 from lib.recipes import Recipe
-from lib.training.ranks import TERMINATED
+from lib.training.endings import TERMINATED
 from lib.training.schedules import Knobs, knobs_at
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -31,7 +31,8 @@ from lib.recipes.values import nearest_float
 from lib.training.checkpoint import Origin, origins_of, read_checkpoint
 from lib.training.data import as_found, load_data
 from lib.training.datasets import Images
-from lib.training.fit import Unfinished, fit, total_steps
+from lib.training.endings import Unfinished
+from lib.training.fit import fit, total_steps
 from lib.training.ranks import check_ranks, node_rank
 
 SHARE = 0.5  # of max_minutes that training may take where the evaluation is to follow in the same call
@@ -78,9 +79,9 @@ def run(
             folder, a record in the way of another recipe file of the same name, or another process at this very run,
             before work starts.
         FileNotFoundError: data that is not there and cannot be downloaded.
-        lib.training.fit.Unfinished: max_minutes ran out.
-        lib.training.callbacks.Diverged: the loss is no finite number any more; training stopped there.
-        lib.training.ranks.Elsewhere: on every machine but the first, which evaluates and writes.
+        lib.training.endings.Unfinished: max_minutes ran out.
+        lib.training.endings.Diverged: the loss is no finite number any more; training stopped there.
+        lib.training.endings.Elsewhere: on every machine but the first, which evaluates and writes.
     """
     resolved, changed = _resolve(recipe, budget, overrides)
     seed, devices, num_nodes = _whole("seed", seed, 0), _whole("devices", devices, 1), _whole("num_nodes", num_nodes, 1)

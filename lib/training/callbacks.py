@@ -17,14 +17,11 @@ from lib.files import replacing
 from lib.nets.checks import not_finite
 from lib.recipes import Recipe
 from lib.training.checkpoint import Origin, origins_of
+from lib.training.endings import Diverged
 from lib.training.schedules import knobs_at
 
 CHECKPOINT_SECONDS = 15.0  # between two checkpoints, at least
 CHECKPOINT_SHARE = 0.02  # of the training time may go into writing checkpoints
-
-
-class Diverged(ArithmeticError):  # noqa: N818 - the name says what happened
-    """A loss or a weight is no finite number any more; the checkpoint is still the last one that was sound."""
 
 
 class History(Callback):

@@ -20,28 +20,17 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from lib.device import resolve_device
 from lib.nets.models import Net
 from lib.recipes import Recipe
-from lib.training.callbacks import AtomicIO, Diverged, History, Keeper, Progress
+from lib.training.callbacks import AtomicIO, History, Keeper, Progress
 from lib.training.checkpoint import UNKNOWN, Origin, check_same_run, read_checkpoint
 from lib.training.datasets import Images
 from lib.training.draws import epoch_order, step_generator, training_batch
+from lib.training.endings import TERMINATED, Diverged, Elsewhere, Unfinished
 from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp, make_optimizer
 from lib.training.quiet import quiet
-from lib.training.ranks import TERMINATED, Elsewhere, Machines, SpawnedDDP, check_ranks, node_rank, passing_on
+from lib.training.ranks import Machines, SpawnedDDP, check_ranks, node_rank, passing_on
 from lib.training.running_means import collect_running_means_
 from lib.training.schedules import knobs_at
-
-
-class Unfinished(RuntimeError):  # noqa: N818 - the name says all there is to do
-    """`max_minutes` ran out after `step` of `total` steps, or after all of them with the evaluation still to come.
-
-    The checkpoint is kept, the same call goes on.
-    """
-
-    def __init__(self, step: int, total: int) -> None:
-        done = f"after {step} of {total} training steps" if step < total else "for the evaluation; training is finished"
-        super().__init__(f"max_minutes ran out {done}; the same call goes on from there")
-        self.step, self.total = step, total
 
 
 def fit(

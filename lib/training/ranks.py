@@ -16,18 +16,10 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from lib.recipes import Recipe
+from lib.training.endings import TERMINATED
 from lib.training.quiet import hush
 
-TERMINATED = 128 + signal.SIGTERM  # the exit status of a training that was asked to end, its last step saved
-
 _PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent dies
-
-
-class Elsewhere(RuntimeError):  # noqa: N818 - no error: the first machine goes on alone
-    """This machine, not the first of several, has trained its share; the first one holds what came of it."""
-
-    def __init__(self, node: int, num_nodes: int) -> None:
-        super().__init__(f"machine {node} of 0 to {num_nodes - 1} has done its share; what follows is up to machine 0")
 
 
 def node_rank(num_nodes: int) -> int:

@@ -18,7 +18,7 @@ from lib.experiments.run import _alone_in, _credited, _words
 from lib.nets.models import build
 from lib.recipes import load
 from lib.training.checkpoint import UNKNOWN, Origin
-from lib.training.fit import Unfinished
+from lib.training.endings import Unfinished
 
 PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import pytest
 
 import lib
 from lib.experiments import ledger, provenance
-from lib.training.fit import Unfinished
+from lib.training.endings import Unfinished
 
 SMALL = {"width": 8, "epochs_ramp": 1, "epochs_inf": 1, "train_limit": 300, "test_limit": 40}
 

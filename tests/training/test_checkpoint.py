@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib.training.checkpoint import Origin, origins_of, read_checkpoint
-from lib.training.fit import Unfinished
+from lib.training.endings import Unfinished
 from tests.training.test_fit import tiny, train
 
 

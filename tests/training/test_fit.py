@@ -27,11 +27,11 @@ from lib.training.checkpoint import read_checkpoint
 from lib.training.data import batch, load_data
 from lib.training.datasets import Images
 from lib.training.draws import augment, epoch_order, step_generator
-from lib.training.fit import Unfinished, _Training, fit
+from lib.training.endings import TERMINATED, Diverged, Unfinished
+from lib.training.fit import _Training, fit
 from lib.training.losses import clipped_hinge_loss, hinge_loss, ibp_loss
 from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp
-from lib.training.ranks import TERMINATED
 from lib.training.schedules import knobs_at
 
 PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"
@@ -346,7 +346,7 @@ class TestDivergence:
     ) -> None:
         monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", math.inf)
         self.spoil(monkeypatch, 5, value)
-        with pytest.raises(callbacks.Diverged, match=rf"^{PLAIN} diverged: the loss of epoch 1 is {value}, expected"):
+        with pytest.raises(Diverged, match=rf"^{PLAIN} diverged: the loss of epoch 1 is {value}, expected"):
             train(tiny(), tmp_path)
         assert not (tmp_path / "last.ckpt").exists()
 
@@ -357,7 +357,7 @@ class TestDivergence:
         whole, _ = train(tiny(), tmp_path / "whole")
         with monkeypatch.context() as patch:
             self.spoil(patch, 5, math.nan)
-            with pytest.raises(callbacks.Diverged, match="epoch 1 is nan"):
+            with pytest.raises(Diverged, match="epoch 1 is nan"):
                 train(tiny(), tmp_path / "cut")
         assert read_checkpoint(tmp_path / "cut/last.ckpt")["global_step"] == 5
         again, _ = train(tiny(), tmp_path / "cut")
@@ -376,7 +376,7 @@ class TestDivergence:
 
         monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", math.inf)
         monkeypatch.setattr(AdamLp, "step", overflow)
-        with pytest.raises(callbacks.Diverged, match="is nan"):
+        with pytest.raises(Diverged, match="is nan"):
             train(tiny(batch_size=50), tmp_path)
         assert not (tmp_path / "last.ckpt").exists()
 

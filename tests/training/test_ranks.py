@@ -16,10 +16,10 @@ from lightning.pytorch.strategies.launchers import multiprocessing
 from torch import Tensor
 
 from lib.__main__ import STOPPED, main
-from lib.training import callbacks
 from lib.training.checkpoint import read_checkpoint
+from lib.training.endings import TERMINATED, Diverged
 from lib.training.fit import _trainer
-from lib.training.ranks import TERMINATED, SpawnedDDP, check_ranks, node_rank
+from lib.training.ranks import SpawnedDDP, check_ranks, node_rank
 from tests.training.test_fit import COMPOSITE, PLAIN, SORTED, state, tiny, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,9 +69,7 @@ class TestTheSameRun:
 
     def test_a_divergence_is_one_sentence_from_them_too(self, tmp_path: Path) -> None:
         recipe = tiny(lr=1e38, epochs_ramp=0, epochs_inf=0)
-        with pytest.raises(
-            callbacks.Diverged, match=rf"^{PLAIN} diverged: the loss of epoch 0 is [a-z]+, expected [a-z ]+$"
-        ):
+        with pytest.raises(Diverged, match=rf"^{PLAIN} diverged: the loss of epoch 0 is [a-z]+, expected [a-z ]+$"):
             train(recipe, tmp_path, devices=2)
 
     @pytest.mark.parametrize("devices", [1, 2])
