@@ -1,7 +1,9 @@
 """Adam with the decoupled l_p-norm decay of distance weights (Eq. 6)."""
 
 import math
+import sys
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -32,6 +34,10 @@ class AdamLp(torch.optim.Adam):
         p: exponent of the decay, 1 <= p <= inf; like lr, set anew in the groups as training goes (`set_knobs`).
         weight_decay: coefficient of ordinary decoupled l_2 decay.
         fused: as in torch.optim.Adam.
+
+    Raises:
+        ValueError: p that is no number of at least 1, lp_decay that is no finite number of at least 0, here or in a
+            group, and as torch.optim.Adam.
     """
 
     def __init__(
@@ -46,6 +52,8 @@ class AdamLp(torch.optim.Adam):
         weight_decay: float = 0.0,
         fused: bool | None = None,
     ) -> None:
+        own = {"lp_decay": lp_decay, "p": p, "lr_share": 1.0}
+        _check_decay(own)
         super().__init__(
             params,
             lr,
@@ -55,27 +63,42 @@ class AdamLp(torch.optim.Adam):
             decoupled_weight_decay=True,
             fused=fused,
         )
-        own = {"lp_decay": lp_decay, "p": p, "lr_share": 1.0}
         self.defaults.update(own)  # of groups that are added later
         for group in self.param_groups:
             group.update(own | group)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch.optim.Adam; what the group does not say is as for the others."""
+        _check_decay(param_group)
+        super().add_param_group(param_group)
+
     def set_knobs(self, p: float, lr: float) -> None:
         """Sets the exponent of the decay and the learning rate, its share of it, of every group for the next step."""
+        _check("p", p, 1.0, "1 <= p <= inf")
+        _check("lr", lr, 0.0, "a number of at least 0")
         for group in self.param_groups:
             group.update(p=p, lr=lr * group["lr_share"])
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Evaluates the closure if there is one, decays, then does Adam's step; returns what the closure did."""
+        """Evaluates the closure if there is one, decays, then does Adam's step; returns what the closure did.
+
+        Where a GradScaler met infinite gradients, Adam skips the step, and nothing decays.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            if group["lp_decay"]:
+        decaying = [group for group in self.param_groups if group["lp_decay"]]
+        if decaying and not self._is_skipped():
+            for group in decaying:
                 self._decay(group)
         super().step()
         return loss
+
+    def _is_skipped(self) -> bool:
+        # a GradScaler leaves it to fused kernels to look whether it found an infinite gradient
+        found_inf = getattr(self, "found_inf", None)
+        return found_inf is not None and bool(found_inf)
 
     @torch.no_grad()
     def _decay(self, group: dict[str, Any]) -> None:
@@ -84,15 +107,33 @@ class AdamLp(torch.optim.Adam):
                 decay_(w, group["p"], float(group["lr"]) * group["lp_decay"])
 
 
-def decay_(w: Tensor, p: float, rate: float) -> None:
-    """w_i <- w_i - rate * (|w_i| / ||w||_p)^(p - 2) * w_i in place, for every neuron w[o] of a contiguous w [O, ...].
+def _check_decay(options: dict[str, Any]) -> None:
+    """Raises ValueError for an exponent or a decay among the options of a group that Eq. 6 has no meaning for."""
+    _check("p", options.get("p", math.inf), 1.0, "1 <= p <= inf")
+    _check("lp_decay", options.get("lp_decay", 0.0), 0.0, "a finite number of at least 0", most=sys.float_info.max)
 
-    Raises ValueError for p < 1 or NaN.
+
+def _check(name: str, value: Any, least: float, expected: str, most: float = math.inf) -> None:
+    if not (isinstance(value, Real) and least <= float(value) <= most):
+        raise ValueError(f"{name} is {value!r}, expected {expected}")
+
+
+def decay_(w: Tensor, p: float, rate: float) -> None:
+    """w_i <- w_i - rate * (|w_i| / ||w||_p)^(p - 2) * w_i in place, for every neuron w[o] of w [O, ...].
+
+    A w without dimensions is one neuron of one entry. Raises ValueError for p < 1 or NaN.
     """
-    if not p >= 1:
-        raise ValueError(f"p is {p}, expected 1 <= p <= inf")
+    _check("p", p, 1.0, "1 <= p <= inf")
+    if not w.numel():
+        return
+    if not w.is_contiguous():  # such as channels_last
+        dense = w.contiguous()
+        decay_(dense, p, rate)
+        w.copy_(dense)
+        return
     entries = _CPU_ENTRIES if w.device.type == "cpu" else _GPU_ENTRIES
-    for rows in w.view(len(w), -1).split(max(1, entries // (_ROWS * max(1, w[:1].numel()))) * _ROWS):
+    neurons = w.view(len(w) if w.dim() else 1, -1)
+    for rows in neurons.split(max(1, entries // (_ROWS * neurons.shape[1])) * _ROWS):
         if p == 2:
             rows.mul_(1 - rate)
         elif math.isinf(p):
@@ -130,7 +171,10 @@ def make_optimizer(net: DistanceNet, objective: nn.Module, recipe: Recipe) -> Ad
     """Adam with the recipe's decay of distance weights; unless that is "none", the rest decays by l_2 (Section 5).
 
     What the objective learns, the scale of the logits, has a learning rate and an l_2 decay of its own.
+    Raises TypeError for a net that is none of this library.
     """
+    if not isinstance(net, DistanceNet):
+        raise TypeError(f"net is {type(net).__name__}, expected a net of this library; AdamLp takes other parameters")
     of_distance, of_other = {
         "lp": ({"lp_decay": recipe.weight_decay}, {"weight_decay": recipe.weight_decay}),
         "l2": ({"weight_decay": recipe.weight_decay}, {"weight_decay": recipe.weight_decay}),

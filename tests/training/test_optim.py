@@ -108,6 +108,23 @@ class TestDecay:
         decay_(in_parts, p, 1e-2)
         assert torch.equal(in_parts, at_once)
 
+    @pytest.mark.parametrize("p", [1.5, 2.0, 8.0, math.inf])
+    def test_the_layout_in_memory_is_of_no_account(self, p):
+        plain = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+        channels_last = plain.clone(memory_format=torch.channels_last)
+        for w in (plain, channels_last):
+            decay_(w, p, 0.1)
+        assert torch.equal(channels_last, plain)
+        assert channels_last.is_contiguous(memory_format=torch.channels_last)
+
+    @pytest.mark.parametrize("p", [1.5, 2.0, 8.0, math.inf])
+    def test_a_number_is_a_neuron_of_one_entry_and_of_nothing_nothing_decays(self, p):
+        w = tensor(2.0)
+        decay_(w, p, 0.25)
+        assert w.item() == 1.5
+        for shape in ((0,), (0, 3), (3, 0)):
+            decay_(torch.empty(shape), p, 0.25)
+
     @pytest.mark.parametrize("p", [0.5, -math.inf, math.nan])
     def test_an_exponent_below_1_is_refused(self, p):
         with pytest.raises(ValueError, match=f"p is {p}"):
@@ -183,6 +200,45 @@ class TestAdamLp:
         AdamLp([w], **self.options(lp_decay=0.5, weight_decay=0.5)).step()
         assert torch.equal(w, before)
 
+    @pytest.mark.parametrize("fused", [True, False])
+    def test_a_step_that_a_grad_scaler_skips_does_not_decay(self, fused):
+        (w,) = parameters((2, 3))
+        before = w.detach().clone()
+        optimizer, scaler = AdamLp([w], **self.options(lp_decay=0.5, fused=fused)), torch.amp.GradScaler("cpu")
+        for factor, moves in ((math.inf, False), (1.0, True)):
+            optimizer.zero_grad()
+            scaler.scale((w * factor).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            assert torch.equal(w, before) is not moves
+
+    @pytest.mark.parametrize(
+        ("name", "value", "expected"),
+        [
+            *(("p", value, "1 <= p <= inf") for value in (0.5, "8", math.nan, None)),
+            *(("lp_decay", value, "a finite number of at least 0") for value in (-1.0, "1", math.nan, math.inf)),
+        ],
+    )
+    def test_a_decay_without_meaning_is_refused_by_name(self, name, value, expected):
+        sentence = f"^{name} is {value!r}, expected {expected}$"
+        params = parameters((2, 3), (3,))
+        with pytest.raises(ValueError, match=sentence):
+            AdamLp(params, **self.options(**{name: value}))
+        with pytest.raises(ValueError, match=sentence):
+            AdamLp([{"params": params, name: value}], **self.options())
+        optimizer = AdamLp(params[:1], **self.options())
+        with pytest.raises(ValueError, match=sentence):
+            optimizer.add_param_group({"params": params[1:], name: value})
+
+    def test_knobs_without_meaning_are_refused_by_name(self):
+        optimizer = AdamLp(parameters((2, 3)), **self.options())
+        with pytest.raises(ValueError, match=r"^p is 0\.5, expected 1 <= p <= inf$"):
+            optimizer.set_knobs(p=0.5, lr=0.1)
+        for lr in (-0.1, math.nan, "0.1"):
+            with pytest.raises(ValueError, match=f"^lr is {lr!r}, expected a number of at least 0$"):
+                optimizer.set_knobs(p=8.0, lr=lr)
+        assert (optimizer.param_groups[0]["p"], optimizer.param_groups[0]["lr"]) == (math.inf, 0.02)
+
     def test_it_goes_on_from_its_state_bit_for_bit(self):
         params = parameters((5, 63), (7,))
         optimizer = AdamLp(params, **self.options(lp_decay=0.5))
@@ -220,6 +276,10 @@ class TestMakeOptimizer:
         assert {id(w) for group in (distance, other) for w in group["params"]} == {id(w) for w in net.parameters()}
         assert (distance["lp_decay"], distance["weight_decay"]) == of_distance
         assert (other["lp_decay"], other["weight_decay"]) == of_other
+
+    def test_a_net_of_ones_own_is_refused_by_its_name(self):
+        with pytest.raises(TypeError, match="net is Linear, expected a net of this library"):
+            make_optimizer(nn.Linear(2, 3), make_objective(SMOKE), SMOKE)
 
     def test_it_takes_adams_numbers_from_the_recipe(self):
         recipe = SMOKE.replace(lr=0.03, beta1=0.8, beta2=0.95, adam_eps=1e-11)
