@@ -184,9 +184,13 @@ def test_what_a_page_tells_people_to_type_exists(page: str) -> None:
     assert [path for path in paths if not (ROOT / path).exists() and "_build" not in path] == []
 
 
-def test_the_readmes_example_runs() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    layers, own = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     names: dict[str, Any] = {}
-    exec(example, names)
+    exec(layers, names)
     assert 0.55 < names["certified"].double().mean() < names["correct"].double().mean()
     assert torch.equal(names["fast"](names["x"]), names["net"](names["x"]))
+    exec(own, names)
+    assert 0.55 < names["certified"].double().mean() < names["correct"].double().mean()
+    assert (tmp_path / "runs/mine/last.ckpt").exists()

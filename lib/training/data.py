@@ -101,10 +101,28 @@ def _centred(images: Images, shape: tuple[int, int, int]) -> Images:
     return Images(centre(images.pixels, shape[1:]).contiguous(), images.labels, images.scale)
 
 
+def check_images(recipe: Recipe, images: Images) -> None:
+    """Raises ValueError unless images, such as those of one's own, can be trained on by a recipe."""
+    if not len(images):
+        raise ValueError("train has 0 images, expected at least one")
+    shape, last = tuple(images.pixels.shape[1:]), int(images.labels.max())
+    if not _can_be_cut(shape, recipe):
+        raise ValueError(
+            f"train has images of shape {shape}, expected input_shape = {recipe.input_shape}, or as many pixels more "
+            "in height as in width"
+        )
+    if last >= recipe.classes:
+        raise ValueError(f"train has labels up to {last}, expected less than classes = {recipe.classes}")
+
+
+def _can_be_cut(shape: tuple[int, ...], recipe: Recipe) -> bool:
+    beyond = [whole - part for whole, part in zip(shape, recipe.input_shape, strict=True)]
+    return beyond[0] == 0 and beyond[1] == beyond[2] >= 0
+
+
 def _check_fit(recipe: Recipe, images: Images) -> None:
     shape, classes = tuple(images.pixels.shape[1:]), int(images.labels.max()) + 1
-    beyond = [whole - part for whole, part in zip(shape, recipe.input_shape, strict=True)]
-    if beyond[0] or beyond[1] != beyond[2] or beyond[1] < 0:
+    if not _can_be_cut(shape, recipe):
         raise ValueError(
             f"input_shape is {recipe.input_shape}, expected {shape} for data set {recipe.dataset!r}, or a crop with "
             f"as many pixels less in height as in width"

@@ -1,10 +1,12 @@
 """The data sets as published, whole and verified: from torchvision, scikit-learn, or a folder."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +20,29 @@ from lib.training import tiny_imagenet
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images: pixels uint8 [N, C, H, W], labels int64 [N]; pixels * scale lies in [0, 1]."""
+    """Labelled images, of a data set or your own: pixels [N, C, H, W], uint8 or floating point; labels [N], integers.
+
+    pixels * scale lies in [0, 1]: a scale of 1/255 is for bytes, 1 for pixels that lie there already.
+
+    Raises:
+        TypeError: pixels or labels of another kind.
+        ValueError: other shapes, pixels that leave [0, 1], labels below 0.
+    """
 
     pixels: Tensor
     labels: Tensor
     scale: float
+
+    def __post_init__(self) -> None:
+        _check_kinds(self.pixels, self.labels, self.scale)
+        object.__setattr__(self, "labels", self.labels.to(torch.int64))
+        if self.pixels.dim() != 4 or self.labels.shape != self.pixels.shape[:1]:
+            raise ValueError(
+                f"pixels and labels have shapes {list(self.pixels.shape)} and {list(self.labels.shape)}, "
+                "expected [N, C, H, W] and [N]"
+            )
+        if self.pixels.numel() and not self.pixels.is_meta:
+            _check_values(self.pixels, self.labels, self.scale)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,6 +55,26 @@ class Images:
         """The images at int64 indices [M], in their order."""
         indices = indices.to(self.labels.device)
         return Images(self.pixels[indices], self.labels[indices], self.scale)
+
+
+def _check_kinds(pixels: Any, labels: Any, scale: Any) -> None:
+    for name, value in (("pixels", pixels), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} are of type {type(value).__name__}, expected a Tensor")
+    if not (pixels.dtype is torch.uint8 or pixels.is_floating_point()):
+        raise TypeError(f"pixels are of {pixels.dtype}, expected torch.uint8 or floating point")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype is torch.bool:
+        raise TypeError(f"labels are of {labels.dtype}, expected integers")
+    if not (isinstance(scale, Real) and 0 < float(scale) < math.inf):
+        raise ValueError(f"scale is {scale!r}, expected a finite number above 0")
+
+
+def _check_values(pixels: Tensor, labels: Tensor, scale: float) -> None:
+    low, high = (float(end.float() * scale) for end in pixels.aminmax())  # as a batch is made of them
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"pixels * scale lies between {low:.4g} and {high:.4g}, expected numbers in [0, 1]")
+    if (least := int(labels.min())) < 0:
+        raise ValueError(f"labels begin at {least}, expected numbers from 0 on")
 
 
 class DataSplit(NamedTuple):

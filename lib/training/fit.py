@@ -22,6 +22,7 @@ from lib.nets.models import Net
 from lib.recipes import Recipe
 from lib.training.callbacks import AtomicIO, History, Keeper, Progress
 from lib.training.checkpoint import UNKNOWN, Origin, check_same_run, read_checkpoint
+from lib.training.data import check_images
 from lib.training.datasets import Images
 from lib.training.draws import epoch_order, step_generator, training_batch
 from lib.training.endings import TERMINATED, Diverged, Elsewhere, Unfinished
@@ -42,7 +43,7 @@ def fit(
     device: str,
     devices: int = 1,
     num_nodes: int = 1,
-    workdir: Path,
+    workdir: str | Path,
     origin: Origin = UNKNOWN,
     max_minutes: float | None = None,
     progress: bool = True,
@@ -57,7 +58,7 @@ def fit(
     Args:
         net: the net to train; its own weights are the start, unless there is a checkpoint.
         recipe: loss, schedules, optimiser, augmentation, batch size.
-        train: the training images; a copy is held on each device.
+        train: the training images, those of a data set or your own; a copy is held on each device.
         seed: with the step's number it decides order and augmentation.
         device: "auto", "cpu" or "cuda".
         devices, num_nodes: processes per machine (spawned where there is more than one, so the calling script needs a
@@ -73,15 +74,15 @@ def fit(
         images at the p of each step, seconds.
 
     Raises:
-        ValueError: no training images, unknown device, a run that cannot be split so (see `check_ranks`), or a
-            checkpoint that is damaged or of another run.
+        ValueError: no training images, or such that do not fit the recipe, unknown device, a run that cannot be split
+            so (see `check_ranks`), or a checkpoint that is damaged or of another run.
         Unfinished: max_minutes ran out.
         Diverged: the loss is no finite number any more.
         Elsewhere: on every machine but the first.
         SystemExit: TERMINATED, where SIGTERM asked training to end; it is saved.
     """
-    if not len(train):
-        raise ValueError("train has 0 images, expected at least one")
+    check_images(recipe, train)
+    workdir = Path(workdir)
     target = resolve_device(device)
     check_ranks(recipe, target, devices, num_nodes)
     path = workdir / "last.ckpt"

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -117,6 +118,33 @@ class TestImages:
         assert part.labels.tolist() == [2, 3]
         assert part.pixels[0].flatten().tolist() == [12, 13, 14, 15, 16, 17]
         assert part.scale == self.images.scale
+
+    def test_labels_of_any_integers_and_pixels_of_any_precision_are_images(self):
+        taken = Images(self.images.pixels.double() / 255, self.images.labels.to(torch.uint8), 1)
+        assert taken.labels.dtype is torch.int64
+        assert torch.equal(taken.labels, self.images.labels)
+        torch.testing.assert_close(batch(taken, taken.labels), batch(self.images, self.images.labels))
+
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            ({"pixels": np.zeros((4, 1, 2, 3))}, "pixels are of type ndarray, expected a Tensor"),
+            ({"labels": [3, 1, 2, 0]}, "labels are of type list, expected a Tensor"),
+            ({"pixels": torch.zeros(4, 1, 2, 3).long()}, "pixels are of torch.int64, expected torch.uint8 or floating"),
+            ({"labels": torch.zeros(4)}, "labels are of torch.float32, expected integers"),
+            ({"labels": torch.arange(5)}, r"shapes \[4, 1, 2, 3\] and \[5\], expected \[N, C, H, W\] and \[N\]"),
+            ({"pixels": torch.zeros(4, 2, 3)}, r"shapes \[4, 2, 3\] and \[4\]"),
+            ({"labels": torch.tensor([0, 1, -1, 2])}, "labels begin at -1, expected numbers from 0 on"),
+            ({"scale": 1}, r"pixels \* scale lies between 0 and 23, expected numbers in \[0, 1\]"),
+            ({"pixels": torch.full((4, 1, 2, 3), -1.0)}, "pixels . scale lies between -0.00"),
+            ({"pixels": torch.full((4, 1, 2, 3), torch.nan)}, "pixels . scale lies between nan and nan"),
+            ({"scale": 0}, "scale is 0, expected a finite number above 0"),
+            ({"scale": "1/255"}, "scale is '1/255', expected a finite number above 0"),
+        ],
+    )
+    def test_what_is_no_labelled_images_is_refused_in_one_sentence(self, changes, sentence):
+        with pytest.raises((TypeError, ValueError), match=sentence):
+            Images(**vars(self.images) | changes)
 
     def test_they_move_to_a_device(self):
         moved = self.images.to("meta")

@@ -436,6 +436,22 @@ class TestManners:
         assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 1
 
 
+def test_images_of_ones_own_are_trained_on_in_a_folder_named_by_a_text(tmp_path: Path) -> None:
+    pixels, labels = torch.rand(20, 1, 5, 7), torch.arange(20, dtype=torch.uint8) % 3
+    recipe = tiny(input_shape=(1, 5, 7), classes=3)
+    rows = fit(
+        build(recipe, seed=0),
+        recipe,
+        Images(pixels, labels, 1),
+        seed=0,
+        device="cpu",
+        workdir=str(tmp_path / "new"),
+        progress=False,
+    )
+    assert len(rows) == recipe.epochs
+    assert (tmp_path / "new/last.ckpt").exists()
+
+
 class TestRefusals:
     def test_no_images(self, tmp_path: Path) -> None:
         recipe = tiny()
@@ -443,6 +459,19 @@ class TestRefusals:
         with pytest.raises(ValueError, match="train has 0 images, expected at least one"):
             fit(build(recipe, seed=0), recipe, nothing, seed=0, device="cpu", workdir=tmp_path / "new")
         assert not (tmp_path / "new").exists()
+
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            ({"classes": 9}, "train has labels up to 9, expected less than classes = 9"),
+            ({"input_shape": (1, 9, 9)}, r"train has images of shape \(1, 8, 8\), expected input_shape = \(1, 9, 9\)"),
+            ({"input_shape": (1, 6, 8)}, r"expected input_shape = \(1, 6, 8\), or as many pixels more in height"),
+        ],
+    )
+    def test_images_that_do_not_fit_the_recipe(self, changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+        recipe = tiny(**changes)
+        with pytest.raises(ValueError, match=sentence):
+            fit(build(recipe, seed=0), recipe, images(tiny()), seed=0, device="cpu", workdir=tmp_path)
 
     def test_an_unknown_device(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="device is 'gpu', expected one of auto, cpu, cuda"):
