@@ -18,6 +18,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from lib import recipes
+
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("files", "device", "ops", "recipes", "nets", "robustness", "training", "theory", "experiments", "__main__")
 HEAVY = ("foolbox", "lightning", "matplotlib", "numba", "pandas", "sklearn", "torchvision", "triton")
@@ -194,3 +196,9 @@ def test_the_readmes_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     exec(own, names)
     assert 0.55 < names["certified"].double().mean() < names["correct"].double().mean()
     assert (tmp_path / "runs/mine/last.ckpt").exists()
+
+
+def test_the_readmes_recipe_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "mine.toml").write_text(text)
+    assert recipes.load(tmp_path / "mine.toml", "paper").width == 128

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lib.recipes.recipe import Recipe
+from lib.recipes.recipe import Recipe, check_name
 from lib.recipes.values import refuse_unknown
 
 Budget = Literal["smoke", "quick", "laptop", "gpu", "paper"]
@@ -47,30 +47,38 @@ def _locate(name_or_path: str | Path) -> tuple[Path, str]:
     path = Path(text)
     if not path.is_file():
         raise FileNotFoundError(f"recipe file {path} does not exist, expected a TOML file")
-    shipped = path.resolve().is_relative_to(FOLDER)
-    return path, path.resolve().relative_to(FOLDER).with_suffix("").as_posix() if shipped else path.stem
+    if path.resolve().is_relative_to(FOLDER):
+        return path, path.resolve().relative_to(FOLDER).with_suffix("").as_posix()
+    check_name(path.stem, f"the name of the file {path}, which is that of its recipe,")
+    return path, path.stem
 
 
 def _keys(path: Path, budget: str) -> dict[str, Any]:
     """The base's keys at a budget, over them the file's own at the top, over those the file's own at the budget."""
     keys = _read(path)
     base, tables = keys.pop("base", None), keys.pop("budget", {})
-    if not _of_budgets(tables) or (base is None and len(tables) < len(BUDGETS)):
-        raise ValueError(f"{path} has not one table [budget.X] for each X of {', '.join(BUDGETS)} and no other")
+    _check_budgets(tables, path)
+    missing = [f"[budget.{name}]" for name in BUDGETS if name not in tables]
+    if base is None and missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}, expected these tables, or base, the name of a recipe")
     # at every budget, not at the one that is asked for alone; the name is the file's
     allowed = [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]
     for table in (keys, *tables.values()):
         refuse_unknown(table, allowed, f"key in {path}")
     if base is not None:
-        refuse_unknown([base], names(), f"base in {path}")
+        of_the_library = "the name of a recipe of the library, such as 'mnist/linf-dist-net'"
+        refuse_unknown([base], names(), f"base in {path}", of_the_library)
         keys = _keys(FOLDER / f"{base}.toml", budget) | keys
     return keys | tables.get(budget, {})
 
 
-def _of_budgets(tables: Any) -> bool:
-    return isinstance(tables, dict) and all(
-        name in BUDGETS and isinstance(table, dict) for name, table in tables.items()
-    )
+def _check_budgets(tables: Any, path: Path) -> None:
+    if not isinstance(tables, dict):
+        raise ValueError(f"budget in {path} is {tables!r}, expected tables [budget.X], X being {', '.join(BUDGETS)}")
+    refuse_unknown(tables, BUDGETS, f"budget in {path}")
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise ValueError(f"budget.{name} in {path} is {table!r}, expected a table [budget.{name}]")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -17,63 +17,115 @@ _RADII = ("eps_test", "eps_train", "theta")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides a run except its seed; radii in raw pixel units, names as in the paper.
+    """Everything that decides a run except its seed; radii in raw pixel units ([0, 1]), names as in the paper.
+
+    Fields; one with a model or losses in brackets is for those alone, and None for all others (an epoch count: 0):
+        name: recipes/NAME.toml, and the folder of its records below results/.
+
+        dataset: "digits", "mnist", "fashion-mnist", "cifar10" or "tiny-imagenet".
+        input_shape: channels, height, width of one image.
+        classes: K, number of labels, at least 2.
+        mean: per-channel mean of the pixels, each in [0, 1].
+        std: sigma, one standard deviation of the pixels for all channels, above 0.
+
+        model: "linf-dist-net" and "sortnet" (plain nets), "linf-dist-net-mlp" or "conv-linf-dist-net-mlp".
+        width: units of a hidden distance layer; convolution: channels of the first two.
+        depth: distance layers; the plain net's top layer, of `classes` units, is one of them; 6 for convolution.
+        hidden: units of the head's hidden layer; 0: no head (plain net).
+        keep_prob: q, probability that a neuron sees an input in a training step, 0 < q <= 1 (sortnet).
+        identity: identity-map initialisation puts minus this on the diagonal; 0: plain Gaussian.
+
+        loss: "hinge" or "clipped-hinge" for a plain net, "ibp" for one with a head.
+        theta: threshold on the margin, pixels, between 0 and 2 (hinge, clipped-hinge).
+        hinge_mix: rho in [0, 1], weight of the maximum against the mean over classes (hinge).
+        eps_train: radius of the box given to the head, pixels (ibp).
+        kappa_natural: kappa in [0, 1], weight of the natural cross-entropy in Eq. 22 (ibp).
+        eps_warmup_epochs: epochs over which eps grows linearly from 0 to eps_train (ibp).
+        ce_weight_start: lambda of the cross-entropy until the ramp of p begins (clipped-hinge).
+        ce_weight_end: lambda from the end of that ramp on (clipped-hinge).
+        logit_scale_lr: initial learning rate of s, which follows the schedule of lr (clipped-hinge).
+        logit_scale_decay: decoupled l_2 decay of s (clipped-hinge).
+
+        lr: learning rate of Adam; constant during epochs_const, then cosine to 0.
+        cosine_from_start: the cosine begins with the first epoch instead.
+        beta1, beta2: decay of Adam's first and second moment, in [0, 1).
+        adam_eps: Adam's epsilon, no radius.
+        weight_decay: lambda of Eq. 6; a step decays by lr * lambda; 0 without decay.
+        decay: "lp", "l2" or "none", the norm of the decay of distance weights; the head's is always l2.
+        batch_size: images per step.
+
+        p_start: exponent during epochs_const, at least 1.
+        p_end: exponent at the end of the ramp, finite; afterwards p = inf.
+        p_ladder: the ramp doubles p from power of two to power of two instead of growing smoothly.
+        epochs_const: e1, epochs at p_start.
+        epochs_ramp: e2, epochs from p_start to p_end.
+        epochs_inf: e3, epochs at p = inf.
+
+        crop_padding: black pixels added on each side before a random crop to input_shape; 0: none.
+        crop_edge: the padding repeats the pixels of the border instead.
+        flip: random horizontal flip.
+
+        train_limit: training images used; 0: all.
+        test_limit: images evaluated; 0: all.
+        validation: train without the last images of a fixed permutation and evaluate on those.
+        eps_test: radius of evaluation, pixels, between 0 and 1.
+        pgd_steps: steps of every attack.
 
     Raises:
         ValueError, TypeError: one sentence with the field, the value received and what was expected.
     """
 
-    name: str  # recipes/<name>.toml, and the folder of its records below results/
+    name: str
 
     dataset: Literal["digits", "mnist", "fashion-mnist", "cifar10", "tiny-imagenet"]
-    input_shape: tuple[int, int, int]  # channels, height, width of one image
-    classes: int  # K, number of labels
-    mean: tuple[float, ...]  # per-channel mean of the pixels, which lie in [0, 1]
-    std: float  # sigma, one standard deviation of the pixels for all channels
+    input_shape: tuple[int, int, int]
+    classes: int
+    mean: tuple[float, ...]
+    std: float
 
     model: Literal["linf-dist-net", "sortnet", "linf-dist-net-mlp", "conv-linf-dist-net-mlp"]
-    width: int  # units of a hidden distance layer; convolution: channels of the first two
-    depth: int  # distance layers; the plain net's top layer, of `classes` units, is one of them
-    hidden: int  # units of the head's hidden layer; 0: no head (plain net)
-    keep_prob: float | None = None  # q, probability that a neuron sees an input in a training step (sortnet)
-    identity: float  # identity-map initialisation puts minus this on the diagonal; 0: plain Gaussian
+    width: int
+    depth: int
+    hidden: int
+    keep_prob: float | None = None
+    identity: float
 
     loss: Literal["hinge", "ibp", "clipped-hinge"]
-    theta: float | None = None  # hinge threshold on the margin, pixels (hinge, clipped-hinge)
-    hinge_mix: float | None = None  # rho, weight of the maximum against the mean over classes (hinge)
-    eps_train: float | None = None  # radius of the box given to the head, pixels (ibp)
-    kappa_natural: float | None = None  # kappa, weight of the natural cross-entropy in Eq. 22 (ibp)
-    eps_warmup_epochs: int  # epochs over which eps grows linearly from 0 to eps_train (ibp)
-    ce_weight_start: float | None = None  # lambda of the cross-entropy until the ramp of p begins (clipped-hinge)
-    ce_weight_end: float | None = None  # lambda from the end of that ramp on (clipped-hinge)
-    logit_scale_lr: float | None = None  # initial learning rate of s, which follows the schedule of lr (clipped-hinge)
-    logit_scale_decay: float | None = None  # decoupled l_2 decay of s (clipped-hinge)
+    theta: float | None = None
+    hinge_mix: float | None = None
+    eps_train: float | None = None
+    kappa_natural: float | None = None
+    eps_warmup_epochs: int
+    ce_weight_start: float | None = None
+    ce_weight_end: float | None = None
+    logit_scale_lr: float | None = None
+    logit_scale_decay: float | None = None
 
-    lr: float  # learning rate of Adam; constant during epochs_const, then cosine to 0
-    cosine_from_start: bool = False  # the cosine begins with the first epoch instead
-    beta1: float  # decay of Adam's first moment
-    beta2: float  # decay of Adam's second moment
-    adam_eps: float  # Adam's epsilon, no radius
-    weight_decay: float  # lambda of Eq. 6; a step decays by lr * lambda; 0 without decay
-    decay: Literal["lp", "l2", "none"]  # norm of the decay of distance weights; the head's is always l2
-    batch_size: int  # images per step
+    lr: float
+    cosine_from_start: bool = False
+    beta1: float
+    beta2: float
+    adam_eps: float
+    weight_decay: float
+    decay: Literal["lp", "l2", "none"]
+    batch_size: int
 
-    p_start: float  # exponent during epochs_const
-    p_end: float  # exponent at the end of the ramp; afterwards p = inf
-    p_ladder: bool  # the ramp doubles p from power of two to power of two instead of growing smoothly
-    epochs_const: int  # e1, epochs at p_start
-    epochs_ramp: int  # e2, epochs from p_start to p_end
-    epochs_inf: int  # e3, epochs at p = inf
+    p_start: float
+    p_end: float
+    p_ladder: bool
+    epochs_const: int
+    epochs_ramp: int
+    epochs_inf: int
 
-    crop_padding: int  # black pixels added on each side before a random crop to input_shape; 0: none
-    crop_edge: bool = False  # the padding repeats the pixels of the border instead
-    flip: bool  # random horizontal flip
+    crop_padding: int
+    crop_edge: bool = False
+    flip: bool
 
-    train_limit: int  # training images used; 0: all
-    test_limit: int  # images evaluated; 0: all
-    validation: bool  # train without the last images of a fixed permutation and evaluate on those
-    eps_test: float  # radius of evaluation, pixels
-    pgd_steps: int  # steps of every attack
+    train_limit: int
+    test_limit: int
+    validation: bool
+    eps_test: float
+    pgd_steps: int
 
     def __post_init__(self) -> None:
         for name, hint in _hints().items():
@@ -85,7 +137,7 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not holds(value):
                 raise ValueError(f"{name} is {value!r}, expected {expected}")
-        _check_name(self.name)
+        check_name(self.name)
         _check_shapes(self)
         _check_model(self)
         _check_loss(self)
@@ -178,10 +230,12 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _check_name(name: str) -> None:
-    # the name becomes a folder below results/
+def check_name(name: str, where: str = "name") -> None:
+    """Raises ValueError, saying `where` it was found, for a name that could not be a folder below results/."""
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", name):
-        raise ValueError(f"name is {name!r}, expected words of letters, digits, '-', '_' and '.' with '/' between them")
+        raise ValueError(
+            f"{where} is {name!r}, expected words of letters, digits, '-', '_' and '.' with '/' between them"
+        )
 
 
 def _check_shapes(recipe: Recipe) -> None:

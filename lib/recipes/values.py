@@ -84,11 +84,12 @@ def _typed_tuple(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ..
     return tuple(typed(f"{name}[{i}]", entry, kinds[0]) for i, entry in enumerate(value))
 
 
-def refuse_unknown(given: Iterable[str], known: Iterable[str], kind: str) -> None:
-    """Raises ValueError for the first word that is not known, with the nearest one that is."""
+def refuse_unknown(given: Iterable[str], known: Iterable[str], kind: str, expected: str | None = None) -> None:
+    """Raises ValueError for the first word that is not known, with the nearest one that is, or with what is expected:
+    one of them where nothing else is said."""
     known = list(known)
     for word in given:
         if word not in known:
             close = difflib.get_close_matches(word, known, n=1, cutoff=0.5) if isinstance(word, str) else []
-            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+            hint = f"did you mean {close[0]!r}?" if close else f"expected {expected or 'one of ' + ', '.join(known)}"
             raise ValueError(f"unknown {kind} {word!r}, {hint}")

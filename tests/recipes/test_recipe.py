@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -39,6 +40,13 @@ def test_numbers_of_other_libraries_become_plain_ones(plain: Recipe) -> None:
 def test_the_losses_of_a_model_are_named(model: str, loss: str, expected: str) -> None:
     with pytest.raises(ValueError, match=f"^loss is '{loss}', expected {expected} for model {model}$"):
         load(f"digits/{model}", "smoke").replace(loss=loss)
+
+
+def test_the_help_explains_every_field() -> None:
+    explained = {
+        name for line in re.findall(r"^ {8}([\w, ]+): ", Recipe.__doc__ or "", re.M) for name in line.split(", ")
+    }
+    assert explained - {"ValueError", "TypeError"} == set(Recipe.__dataclass_fields__)
 
 
 class TestBadValues:

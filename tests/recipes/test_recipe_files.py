@@ -59,9 +59,16 @@ class TestLoad:
         with pytest.raises(ValueError, match=r"unknown key in .*'name'"):
             load(self.write(tmp_path, mine))
 
-    def test_a_budget_that_is_no_table_is_refused(self, tmp_path: Path) -> None:
-        path = self.write(tmp_path, 'base = "digits/linf-dist-net"\nbudget.smoke = 3\n')
-        with pytest.raises(ValueError, match=r"has not one table \[budget.X\]"):
+    @pytest.mark.parametrize(
+        ("line", "sentence"),
+        [
+            ("budget.smoke = 3", r"budget.smoke in .*mine.toml is 3, expected a table \[budget.smoke\]"),
+            ("budget = 3", r"budget in .*mine.toml is 3, expected tables \[budget.X\], X being smoke, quick, "),
+        ],
+    )
+    def test_a_budget_that_is_no_table_is_refused(self, tmp_path: Path, line: str, sentence: str) -> None:
+        path = self.write(tmp_path, f'base = "digits/linf-dist-net"\n{line}\n')
+        with pytest.raises(ValueError, match=sentence):
             load(path)
 
     def test_missing_key_is_refused(self, tmp_path: Path, text: str) -> None:
@@ -85,14 +92,26 @@ class TestLoad:
         with pytest.raises(ValueError, match=r"unknown base in .*mine.toml 'digits/linf-dist-nte', did you mean"):
             load(self.write(tmp_path, 'base = "digits/linf-dist-nte"\n'))
 
-    def test_an_unknown_budget_beside_a_base_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="has not one table"):
-            load(self.write(tmp_path, 'base = "digits/linf-dist-net"\n[budget.smok]\n'))
+    def test_a_base_is_the_name_of_a_shipped_recipe_and_not_a_path(self, tmp_path: Path) -> None:
+        sentence = r"unknown base in .* 'mine.toml', expected the name of a recipe of the library, such as '[\w/-]+'$"
+        with pytest.raises(ValueError, match=sentence):
+            load(self.write(tmp_path, 'base = "mine.toml"\n'))
 
-    @pytest.mark.parametrize("name", ["[budget.smok]", "[other.smoke]"])
-    def test_missing_budget_is_refused(self, tmp_path: Path, text: str, name: str) -> None:
-        path = self.write(tmp_path, text.replace("[budget.smoke]", name))
-        with pytest.raises(ValueError, match="has not one table"):
+    def test_an_unknown_budget_is_refused_with_the_nearest(self, tmp_path: Path, text: str) -> None:
+        for mine in ('base = "digits/linf-dist-net"\n[budget.smok]\n', text.replace("[budget.smoke]", "[budget.smok]")):
+            with pytest.raises(ValueError, match=r"unknown budget in .*mine.toml 'smok', did you mean 'smoke'\?"):
+                load(self.write(tmp_path, mine))
+
+    def test_missing_budgets_are_refused_where_no_base_has_them(self, tmp_path: Path, text: str) -> None:
+        sentence = r"mine.toml lacks \[budget.smoke\], expected these tables, or base, the name of a recipe$"
+        with pytest.raises(ValueError, match=sentence):
+            load(self.write(tmp_path, text.replace("[budget.smoke]", "[other.smoke]")))
+
+    def test_a_file_whose_name_can_be_no_folder_is_refused(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, 'base = "digits/linf-dist-net"\n').rename(tmp_path / "my net.toml")
+        with pytest.raises(
+            ValueError, match=r"the name of the file .*my net.toml, which .* is 'my net', expected words"
+        ):
             load(path)
 
     def test_what_is_no_toml_is_refused(self, tmp_path: Path) -> None:
