@@ -18,6 +18,7 @@ from lib.training.endings import TERMINATED, Diverged, Elsewhere, Unfinished
 STOPPED = 75  # the exit status of a run that went on long enough and can be taken up again (EX_TEMPFAIL)
 CLOSED = 128 + signal.SIGPIPE  # the exit status where the reader of the output went away
 INTERRUPTED = 128 + signal.SIGINT  # the exit status after Ctrl-C
+_WORDS = {"true": True, "false": False, "none": "none"}  # of a recipe's field, written as in TOML or in Python
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,7 +64,11 @@ def _parser() -> argparse.ArgumentParser:
         "--results", default="results", help="folder of the ledger; a record of the same run that it has is replaced"
     )
     one.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change one field of the recipe (TOML value)"
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change one field of the recipe (TOML value or none)",
     )
     table = commands.add_parser("table", help="a table of the paper beside ours, from the ledger")
     table.add_argument("number", type=_table_name, help=", ".join(map(str, published.tables())))
@@ -99,10 +104,13 @@ def _override(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set is {text!r}, expected FIELD=VALUE")
+    value = value.strip()
+    if value.lower() in _WORDS:
+        return name.strip(), _WORDS[value.lower()]
     try:
         return name.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:  # a word, or 8/255
-        return name.strip(), value.strip()
+        return name.strip(), value
 
 
 def _table_name(text: str) -> int | str:

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
-from lib.__main__ import CLOSED, INTERRUPTED, STOPPED, main
+from lib.__main__ import CLOSED, INTERRUPTED, STOPPED, _override, main
 from lib.experiments import ledger
 from lib.recipes import Recipe
 from lib.training.endings import TERMINATED
@@ -27,6 +28,21 @@ def test_run_writes_a_record_and_prints_its_row(tmp_path: Path, capsys: pytest.C
     assert str(record) in printed and "certified (%)" in printed
     assert main(["show", str(record)]) == 0
     assert printed == capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "override"),
+    [
+        ("flip=True", ("flip", True)),
+        ("p_ladder = false", ("p_ladder", False)),
+        ("decay=None", ("decay", "none")),
+        ("theta=NONE", ("theta", "none")),
+        ("eps_test=8/255", ("eps_test", "8/255")),
+        ("mean=[0.5]", ("mean", [0.5])),
+    ],
+)
+def test_a_field_is_set_to_what_is_meant(text: str, override: tuple[str, Any]) -> None:
+    assert _override(text) == override
 
 
 def test_run_out_of_time_says_so_with_its_own_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

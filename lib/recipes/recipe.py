@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Literal, Self, get_type_hints
 
-from lib.recipes.values import number, refuse_unknown, typed
+from lib.recipes.values import is_none, number, refuse_unknown, typed
 
 _PLAIN = ("linf-dist-net", "sortnet")
 _RADII = ("eps_test", "eps_train", "theta")
@@ -19,7 +19,8 @@ _RADII = ("eps_test", "eps_train", "theta")
 class Recipe:
     """Everything that decides a run except its seed; radii in raw pixel units ([0, 1]), names as in the paper.
 
-    Fields; one with a model or losses in brackets is for those alone, and None for all others (an epoch count: 0):
+    Fields; one with a model or losses in brackets is for those alone, and None for all others, "none" in TOML (an epoch
+    count: 0):
         name: recipes/NAME.toml, and the folder of its records below results/.
 
         dataset: "digits", "mnist", "fashion-mnist", "cifar10" or "tiny-imagenet".
@@ -130,7 +131,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, hint in _hints().items():
             value = getattr(self, name)
-            if name in _RADII and isinstance(value, str):
+            if name in _RADII and isinstance(value, str) and not is_none(value):
                 value = number(value, name)
             object.__setattr__(self, name, typed(name, value, hint))
         for name, (holds, expected) in _RANGES.items():

@@ -36,7 +36,8 @@ def number(value: object, name: str) -> float:
 
 
 def typed(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type of its field: real numbers become floats, integers of NumPy plain ones and lists tuples.
+    """`value` as the type of its field: real numbers become floats, integers of NumPy plain ones and lists tuples, and
+    "none" is None where a field may be.
 
     Raises ValueError, TypeError: naming `name`, the value and what was expected.
     """
@@ -45,7 +46,7 @@ def typed(name: str, value: Any, hint: Any) -> Any:
             raise ValueError(f"{name} is {value!r}, expected one of {', '.join(get_args(hint))}")
         return value
     if get_origin(hint) is UnionType:
-        return None if value is None else typed(name, value, get_args(hint)[0])
+        return None if is_none(value) else typed(name, value, get_args(hint)[0])
     if get_origin(hint) is tuple:
         return _typed_tuple(name, value, get_args(hint))
     if hint is float and not isinstance(value, bool) and isinstance(value, Real):
@@ -67,6 +68,11 @@ def typed(name: str, value: Any, hint: Any) -> Any:
 def without_dimension(value: Any) -> Any:
     """The entry of an array or a tensor without a dimension, as a plain object; anything else as it is."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def is_none(value: object) -> bool:
+    """Whether a value is None, or the word for it: TOML and the command line have no other."""
+    return value is None or (isinstance(value, str) and value.lower() == "none")
 
 
 def nearest_float(value: Real | float) -> float:

@@ -42,6 +42,15 @@ def test_the_losses_of_a_model_are_named(model: str, loss: str, expected: str) -
         load(f"digits/{model}", "smoke").replace(loss=loss)
 
 
+@pytest.mark.parametrize("field", ["theta", "hinge_mix", "logit_scale_lr"])
+@pytest.mark.parametrize("word", ["none", "None"])
+def test_the_word_none_is_none_where_a_field_may_be(composite: Recipe, plain: Recipe, field: str, word: str) -> None:
+    assert composite.replace(**{field: word}) == composite
+    with pytest.raises(TypeError, match=f"^eps_test is '{word}', expected float$"):
+        plain.replace(eps_test=word)
+    assert plain.replace(decay="none", weight_decay=0.0).decay == "none"
+
+
 def test_the_help_explains_every_field() -> None:
     explained = {
         name for line in re.findall(r"^ {8}([\w, ]+): ", Recipe.__doc__ or "", re.M) for name in line.split(", ")

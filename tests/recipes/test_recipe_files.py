@@ -88,6 +88,11 @@ class TestLoad:
         assert load(path, "smoke") == shipped.replace(name="mine", width=7, lr=0.25)
         assert load(path, "quick").lr == 0.5
 
+    def test_a_file_can_take_from_its_base_what_another_loss_does_not_use(self, tmp_path: Path) -> None:
+        text = 'base = "digits/linf-dist-net"\nloss = "clipped-hinge"\nhinge_mix = "none"\nce_weight_start = 0.5\n'
+        text += "ce_weight_end = 0.01\nlogit_scale_lr = 0.01\nlogit_scale_decay = 0.0\n"
+        assert load(self.write(tmp_path, text)).hinge_mix is None
+
     def test_an_unknown_base_is_refused_with_the_nearest(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"unknown base in .*mine.toml 'digits/linf-dist-nte', did you mean"):
             load(self.write(tmp_path, 'base = "digits/linf-dist-nte"\n'))
