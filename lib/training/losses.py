@@ -1,7 +1,10 @@
 """The training losses: multi-class hinge and its clipped successor for plain nets, IBP loss for the composite net."""
 
 import math
+from numbers import Real
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,14 +19,16 @@ def hinge_loss(logits: Tensor, y: Tensor, theta: float, mix: float) -> Tensor:
 
     Args:
         logits: f, [B, K] with B >= 1.
-        y: labels [B], int64 in [0, K).
+        y: labels [B], integers in [0, K).
         theta: threshold on the margin, in units of the logits: pixels divided by the net's std.
         mix: rho in [0, 1], the weight of the largest violation against their mean over classes.
 
     Raises:
-        ValueError: empty or mismatched batch, theta not positive and finite, mix outside [0, 1].
+        TypeError: labels that are no integers.
+        ValueError: labels out of range (noticed on a CPU alone), empty or mismatched batch, theta not positive and
+            finite, mix outside [0, 1].
     """
-    _check_batch("logits", logits, y)
+    y = _labels("logits", logits, y)
     _check_theta(theta)
     _check_weight("mix", mix)
     label = y.unsqueeze(1)
@@ -42,18 +47,20 @@ def clipped_hinge_loss(logits: Tensor, y: Tensor, theta: float, ce_weight: float
 
     Args:
         logits: f, [B, K] with B >= 1.
-        y: labels [B], int64 in [0, K).
+        y: labels [B], integers in [0, K).
         theta: threshold on the margin, in units of the logits: pixels divided by the net's std.
         ce_weight: lambda, at least 0.
         logit_scale: s, a scalar; learned with the net, and of no use after training.
 
     Raises:
-        ValueError: empty or mismatched batch, theta not positive and finite, ce_weight negative or not finite.
+        TypeError: labels that are no integers.
+        ValueError: labels out of range (noticed on a CPU alone), empty or mismatched batch, theta not positive and
+            finite, ce_weight negative or not finite.
     """
-    _check_batch("logits", logits, y)
+    y = _labels("logits", logits, y)
     _check_theta(theta)
-    if not (math.isfinite(ce_weight) and ce_weight >= 0):
-        raise ValueError(f"ce_weight is {ce_weight}, expected a finite number of at least 0")
+    if not (_is_finite(ce_weight) and ce_weight >= 0):
+        raise ValueError(f"ce_weight is {ce_weight!r}, expected a finite number of at least 0")
     hinge = (1 - margin(logits, y) / theta).clamp(0.0, 1.0)
     return ce_weight * F.cross_entropy(logit_scale * logits, y) + hinge.mean()
 
@@ -64,31 +71,46 @@ def ibp_loss(logits: Tensor, margin_ub: Tensor, y: Tensor, kappa_natural: float)
     Args:
         logits: z(x), [B, K] with B >= 1.
         margin_ub: upper bounds of the margins z_i - z_y over the box (Eq. 21), [B, K], 0 at y.
-        y: labels [B], int64 in [0, K).
+        y: labels [B], integers in [0, K).
         kappa_natural: kappa in [0, 1], the weight of the natural term.
 
     Raises:
-        ValueError: empty or mismatched batch, kappa_natural outside [0, 1].
+        TypeError: labels that are no integers.
+        ValueError: labels out of range (noticed on a CPU alone), empty or mismatched batch, kappa_natural outside
+            [0, 1].
     """
-    _check_batch("logits", logits, y)
-    _check_batch("margin_ub", margin_ub, y)
+    y = _labels("logits", logits, y)
+    _labels("margin_ub", margin_ub, y)
     _check_weight("kappa_natural", kappa_natural)
     natural, worst = F.cross_entropy(logits, y), F.cross_entropy(margin_ub, y)
     return kappa_natural * natural + (1 - kappa_natural) * worst
 
 
-def _check_batch(name: str, logits: Tensor, y: Tensor) -> None:
+def _labels(name: str, logits: Tensor, y: Tensor) -> Tensor:
+    """The labels y [B] of logits [B, K] as int64, once both are what they should be."""
+    if y.is_floating_point() or y.is_complex() or y.dtype is torch.bool:
+        raise TypeError(f"y is of {y.dtype}, expected integer labels")
     if logits.dim() != 2 or len(logits) == 0 or y.shape != logits.shape[:1]:
         raise ValueError(
             f"{name} and y have shapes {list(logits.shape)} and {list(y.shape)}, expected [B, K] and [B] with B >= 1"
         )
+    y = y.long()
+    if y.device.type == "cpu":  # a GPU would wait for the answer in every step
+        first, last = (int(end) for end in y.aminmax())
+        if first < 0 or last >= logits.shape[1]:
+            raise ValueError(f"y has labels from {first} to {last}, expected 0 to {logits.shape[1] - 1}")
+    return y
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real | Tensor) and math.isfinite(value)
 
 
 def _check_theta(theta: float) -> None:
-    if not (math.isfinite(theta) and theta > 0):
-        raise ValueError(f"theta is {theta}, expected a positive number in units of the logits")
+    if not (_is_finite(theta) and theta > 0):
+        raise ValueError(f"theta is {theta!r}, expected a positive number in units of the logits")
 
 
 def _check_weight(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} is {value}, expected a weight between 0 and 1")
+    if not (_is_finite(value) and 0.0 <= value <= 1.0):
+        raise ValueError(f"{name} is {value!r}, expected a weight between 0 and 1")

@@ -18,6 +18,44 @@ def hinge_by_loops(logits, y, theta, mix):
     return sum(losses) / len(losses)
 
 
+LOSSES = [
+    lambda logits, y: hinge_loss(logits, y, 1.0, 0.75),
+    lambda logits, y: clipped_hinge_loss(logits, y, 1.0, 0.5, tensor(1.0)),
+    lambda logits, y: ibp_loss(logits, logits, y, 0.5),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+class TestLabels:
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16])
+    def test_integers_of_any_kind_are_labels(self, loss, dtype):
+        y = tensor([0, 2, 1, 2])
+        assert torch.equal(loss(self.logits, y.to(dtype)), loss(self.logits, y))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.complex64])
+    def test_what_is_no_integer_is_refused(self, loss, dtype):
+        with pytest.raises(TypeError, match=f"^y is of {dtype}, expected integer labels$"):
+            loss(self.logits, torch.zeros(4, dtype=dtype))
+
+    # cross-entropy alone would leave -100 out
+    @pytest.mark.parametrize(("label", "ends"), [(3, "0 to 3"), (-1, "-1 to 0"), (-100, "-100 to 0")])
+    def test_a_label_that_no_class_has_is_refused(self, loss, label, ends):
+        with pytest.raises(ValueError, match=f"^y has labels from {ends}, expected 0 to 2$"):
+            loss(self.logits, tensor([0, 0, label, 0]))
+
+
+def test_a_number_that_is_a_text_is_refused_by_name():
+    logits, y = torch.zeros(2, 3), tensor([0, 1])
+    with pytest.raises(ValueError, match="theta is '8/255', expected a positive number in units"):
+        hinge_loss(logits, y, "8/255", 0.75)
+    with pytest.raises(ValueError, match=r"^mix is '0\.75', expected a weight between 0 and 1$"):
+        hinge_loss(logits, y, 1.0, "0.75")
+    with pytest.raises(ValueError, match=r"^ce_weight is '0\.5', expected a finite number of at least 0$"):
+        clipped_hinge_loss(logits, y, 1.0, "0.5", tensor(1.0))
+
+
 class TestHinge:
     def test_a_sample_by_hand(self):
         logits, y = tensor([[1.0, 0.5, -2.0, 0.9]]), tensor([0])  # v = (0, 0.5, -2, 0.9)
