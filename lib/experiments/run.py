@@ -86,8 +86,7 @@ def run(
     resolved, changed = _resolve(recipe, budget, overrides)
     seed, devices, num_nodes = _whole("seed", seed, 0), _whole("devices", devices, 1), _whole("num_nodes", num_nodes, 1)
     max_minutes = _minutes(max_minutes)
-    if Path(results).exists() and not Path(results).is_dir():
-        raise ValueError(f"results is {results}, expected a folder")
+    _check_folder(results)
     target = resolve_device(device)
     check_ranks(resolved, target, devices, num_nodes)
     # of what is now loaded
@@ -128,7 +127,7 @@ def _resolve(recipe: str | Path, budget: Budget, overrides: dict[str, Any]) -> t
     """The recipe with its overrides, and those of them that change it."""
     if "name" in overrides:
         raise ValueError(f"name is {overrides['name']!r}, expected no override: records lie under it")
-    shipped = recipes.load(str(recipe), budget)
+    shipped = recipes.load(recipe, budget)
     resolved = shipped.replace(**overrides)
     return resolved, {name: value for name in overrides if (value := getattr(resolved, name)) != getattr(shipped, name)}
 
@@ -218,6 +217,11 @@ def _whole(name: str, value: Any, least: int) -> int:
         return integer(name, value, at_least=least)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least} and below 2^63") from error
+
+
+def _check_folder(results: Any) -> None:
+    if not isinstance(results, str | Path) or (Path(results).exists() and not Path(results).is_dir()):
+        raise ValueError(f"results is {results}, expected a folder")
 
 
 def _minutes(value: Any) -> float | None:

@@ -18,7 +18,8 @@ def load(name_or_path: str | Path, budget: str = "quick") -> Recipe:
     """The shipped recipe of that name, or the one in a TOML file, resolved at one of the `BUDGETS`.
 
     Raises:
-        ValueError, TypeError: unknown recipe, budget or key, a missing key, or a value that `Recipe` refuses.
+        ValueError, TypeError: no name or path, unknown recipe, budget or key, a missing key, or a value that `Recipe`
+            refuses.
         FileNotFoundError: a path to a file that is not there.
     """
     refuse_unknown([budget], BUDGETS, "budget")
@@ -39,7 +40,9 @@ def names() -> list[str]:
     return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
 
 
-def _locate(name_or_path: str | Path) -> tuple[Path, str]:
+def _locate(name_or_path: object) -> tuple[Path, str]:
+    if not isinstance(name_or_path, str | Path):
+        raise TypeError(f"recipe is of type {type(name_or_path).__name__}, expected a name or a path")
     text = str(name_or_path)
     if not text.endswith(".toml"):
         refuse_unknown([text], names(), "recipe")

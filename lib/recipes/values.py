@@ -96,6 +96,11 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], kind: str, expect
     known = list(known)
     for word in given:
         if word not in known:
-            close = difflib.get_close_matches(word, known, n=1, cutoff=0.5) if isinstance(word, str) else []
-            hint = f"did you mean {close[0]!r}?" if close else f"expected {expected or 'one of ' + ', '.join(known)}"
+            lower = {each.lower(): each for each in known}
+            close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5) if isinstance(word, str) else []
+            hint = (
+                f"did you mean {lower[close[0]]!r}?"
+                if close
+                else f"expected {expected or 'one of ' + ', '.join(known)}"
+            )
             raise ValueError(f"unknown {kind} {word!r}, {hint}")

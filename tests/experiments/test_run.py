@@ -142,6 +142,15 @@ def test_a_launchers_rank_does_not_lose_the_record_of_a_single_machine(tmp_path:
     assert len(list(ledger.records(tmp_path))) == 1
 
 
+def test_a_recipe_itself_and_a_folder_that_is_none_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    recipe: Any = load(PLAIN, "smoke")
+    with pytest.raises(TypeError, match=r"^recipe is of type Recipe, expected a name or a path$"):
+        smoke(recipe, tmp_path)
+    nowhere: Any = None
+    with pytest.raises(ValueError, match=r"^results is None, expected a folder$"):
+        smoke(PLAIN, nowhere)
+
+
 def test_another_recipe_file_of_the_same_name_does_not_replace_a_record(tmp_path: Path) -> None:
     text = f'base = "{PLAIN}"\n[budget.smoke]\nwidth = '
     for folder, width in (("a", 16), ("b", 17)):

@@ -34,6 +34,10 @@ class TestLoad:
         ):
             load("mnist/linf-dist-nte")
 
+    def test_the_nearest_is_found_in_any_case(self) -> None:
+        with pytest.raises(ValueError, match=r"'DIGITS/LInf-dist-net', did you mean 'digits/linf-dist-net'\?"):
+            load("DIGITS/LInf-dist-net")
+
     def test_unknown_budget_is_refused_with_the_nearest(self) -> None:
         with pytest.raises(ValueError, match=r"unknown budget 'quik', did you mean 'quick'\?"):
             load("mnist/linf-dist-net", "quik")
