@@ -28,18 +28,8 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features))
 
-    @property
-    def in_features(self) -> int:
-        """d_in."""
-        return self.weight.shape[1]
-
-    @property
-    def out_features(self) -> int:
-        """d_out."""
-        return self.weight.shape[0]
-
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}"
+        return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}"
 
     @property
     def scaled_weight(self) -> Tensor:
