@@ -27,7 +27,7 @@ from lib.nets.arguments import integer
 from lib.nets.models import Net, build
 from lib.nets.store import load, save
 from lib.recipes import Budget, Recipe
-from lib.recipes.values import nearest_float
+from lib.recipes.values import nearest_float, without_dimension
 from lib.training.checkpoint import Origin, origins_of, read_checkpoint
 from lib.training.data import as_found, load_data
 from lib.training.datasets import Images
@@ -227,10 +227,11 @@ def _check_folder(results: Any) -> None:
 def _minutes(value: Any) -> float | None:
     if value is None:
         return None
+    plain = without_dimension(value)
     # true is no minute
-    if isinstance(value, bool) or not isinstance(value, Real) or not nearest_float(value) > 0:
+    if isinstance(plain, bool) or not isinstance(plain, Real) or not nearest_float(plain) > 0:
         raise ValueError(f"max_minutes is {value!r}, expected a positive number or None")
-    return nearest_float(value)
+    return nearest_float(plain)
 
 
 def _check_replaces(path: Path, recipe: Recipe) -> None:

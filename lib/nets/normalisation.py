@@ -16,7 +16,10 @@ from lib.ops.checks import check_tensors
 
 SMALLEST_STD = 2.0**-100  # below it the float32 nearest to a std may be far from it
 
-_ONE_SAMPLE = "a mean shift in training mode makes one sample 0 everywhere, got a batch of one: call eval() to predict"
+_ONE_SAMPLE = (
+    "a mean shift in training mode makes one sample 0 everywhere, got a batch of one: "
+    "call eval() to predict, or train on more than one"
+)
 
 
 class Normalize(nn.Module):

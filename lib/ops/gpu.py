@@ -23,6 +23,7 @@ from lib.ops.gpu_layout import (
     tile_of,
     tiles_with,
 )
+from lib.ops.gpu_range import FAR
 from lib.ops.gpu_scatter import scattered
 from lib.ops.padding import cropped, padded
 
@@ -35,8 +36,6 @@ _LARGEST_DENSE_P = 16  # of those that are no powers of two: up to it there is n
 _LARGEST_NATURAL_P = 1024  # beyond it, squaring costs more than a fit
 _LARGEST_P_AT_ONCE = 32  # up to it sums have room for distances that are a factor of 50 apart, at 16 one of 5,000
 _LOST = 2.0**-100  # a sum of less than so much a term is not 2^26 times what underflow may have taken from it
-# What stands for infinity in the backward: it has an inverse, and two of them on either side of 0 are infinitely apart.
-_FAR = 2.0**127
 PAIRS = 256  # of a program that looks at each pair alone
 
 
@@ -96,14 +95,7 @@ def lp_dist_backward(
         t = x.gather(1, at) - w.gather(1, at.T).T
         pull = torch.where(t.isnan(), t, torch.where(t < 0, -grad, grad))
         return scattered(pull[..., None], index[..., None], x, w, need_x, need_w)
-    infinite = y.isinf()
-    exponent = gpu_range.exponent(x, w)
-    # Beside an infinite distance all finite inputs are brought below 1, next to nothing beside `_FAR`.
-    away = infinite.any() & (p > 1)
-    lift = torch.where(away, gpu_range.power_of_two(-exponent), gpu_range.lift(exponent))
-    # At p = 1 only the sign counts, and no ratio may underflow and lose it.
-    scale = torch.ones_like(y) if p == 1 else gpu_range.reciprocal((y * lift).masked_fill_(infinite, _FAR))
-    x, w = ((a * lift).clamp_(-_FAR, _FAR) for a in (x, w))
+    x, w, scale = _ratios_of(x, w, y, p)
     if _by_output(len(x), len(w), x.shape[1], need_x, need_w):
         grad_x, grad_w = _gradients(x, w, grad, scale, p, need_x, need_w)
     else:  # the sums are odd in x - w, so x and w may change places
@@ -182,6 +174,16 @@ def _first_of(peaks: Tensor, spans: Tensor, length: int) -> tuple[Tensor, Tensor
     return largest.values[0], start[0]
 
 
+def _ratios_of(x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, weights and a scale [B, O] with t / y = (x_i - w_i) scale, at finite p; of t the sign where p = 1."""
+    if p == 1:  # no ratio may underflow, and nothing be clamped, and lose it
+        return x.contiguous(), w.contiguous(), torch.ones_like(y)
+    infinite = y.isinf()
+    factor = gpu_range.ratio_factor(gpu_range.exponent(x, w), infinite.any(), p)
+    scale = gpu_range.reciprocal((y * factor).masked_fill_(infinite, FAR))
+    return (x * factor).clamp_(-FAR, FAR), (w * factor).clamp_(-FAR, FAR), scale
+
+
 def _gradients(
     x: Tensor, w: Tensor, grad: Tensor, scale: Tensor, p: float, need_x: bool, need_w: bool
 ) -> tuple[Tensor, Tensor]:
@@ -192,7 +194,8 @@ def _gradients(
     """
     width = columns_of(x.shape[1])
     wide, weights = padded(x, 1, width), padded(w, ROWS, width)
-    grad, scale = padded(grad, 1, ROWS), padded(scale, 1, ROWS)
+    # at p = 1 inputs may be infinite, and times 0 no number
+    grad, scale = padded(grad, 1, ROWS), padded(scale, 1, ROWS, value=float(p == 1))
     grad_x = wide.new_zeros(len(wide) if need_x else 0, wide.shape[1])
     grad_w = weights.new_zeros(len(weights) if need_w else 0, wide.shape[1])
     tiles = _LARGEST_PARTS // max(1, wide[:SAMPLES].numel()) if need_x else len(weights)

@@ -12,6 +12,8 @@ from torch import Tensor
 _SUM_BITS = 126
 # A lift brings the largest input near 2^100, where no distance overflows yet. A factor has an inverse up to 2^126.
 _LIFTED_BITS, _MOST_BITS = 100, 126
+# What stands for infinity in a ratio: it has an inverse, and two of them on either side of 0 are infinitely apart.
+FAR = 2.0**127
 _LARGEST_FLOAT = torch.finfo(torch.float32).max
 
 
@@ -31,6 +33,16 @@ def lift(exponent: Tensor) -> Tensor:
     Beside inputs beyond 2^77 the inverses of the smallest stay clamped.
     """
     return power_of_two((_LIFTED_BITS - exponent).clamp(min=0))
+
+
+def ratio_factor(exponent: Tensor, infinite: Tensor, p: float) -> Tensor:
+    """A lift for the backward at p > 1, where what is infinite counts as `FAR`, and everything finite is less.
+
+    Where a distance is infinite, finite ones to the power p - 1 are next to nothing beside it.
+    """
+    bits = torch.where(exponent > _MOST_BITS, -2, (_LIFTED_BITS - exponent).clamp(min=0))
+    room = max(0, math.floor(math.log2(FAR) - 26 / (p - 1)))
+    return power_of_two(torch.where(infinite, torch.minimum(bits, room - exponent), bits))
 
 
 def power_of_two(bits: Tensor) -> Tensor:

@@ -47,6 +47,13 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def fingerprint(self) -> str:
+        """A digest of pixels, labels and scale: whether a run goes on with the images that it began with."""
+        digest = hashlib.sha256(str(self.scale).encode())
+        for part in (self.pixels, self.labels):
+            digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
+
     def to(self, device: torch.device | str) -> "Images":
         """The same images on a device."""
         return Images(self.pixels.to(device), self.labels.to(device), self.scale)

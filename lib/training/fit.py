@@ -74,19 +74,20 @@ def fit(
         images at the p of each step, seconds.
 
     Raises:
-        ValueError: no training images, or such that do not fit the recipe, unknown device, a run that cannot be split
-            so (see `check_ranks`), or a checkpoint that is damaged or of another run.
+        ValueError: a net or training images that do not fit the recipe, no images, unknown device, a run that cannot be
+            split so (see `check_ranks`), or a checkpoint that is damaged or of another run, on other images too.
         Unfinished: max_minutes ran out.
         Diverged: the loss is no finite number any more.
         Elsewhere: on every machine but the first.
         SystemExit: TERMINATED, where SIGTERM asked training to end; it is saved.
     """
+    _check_net(recipe, net)
     check_images(recipe, train)
     workdir = Path(workdir)
     target = resolve_device(device)
     check_ranks(recipe, target, devices, num_nodes)
     path = workdir / "last.ckpt"
-    run = recipe.as_dict() | {"seed": seed, "images": len(train)}
+    run = recipe.as_dict() | {"seed": seed, "images": len(train), "fingerprint": train.fingerprint()}
     resume = path.exists()
     if resume:
         check_same_run(path, run)
@@ -115,6 +116,12 @@ def fit(
         net.cpu()
     rows: list[dict[str, float]] = checkpoint["history"]
     return rows
+
+
+def _check_net(recipe: Recipe, net: Net) -> None:
+    for name, expected in (("input_shape", recipe.input_shape), ("num_classes", recipe.classes)):
+        if getattr(net, name, expected) != expected:
+            raise ValueError(f"net has {name} = {getattr(net, name)}, expected {expected}, as in the recipe")
 
 
 def total_steps(recipe: Recipe, images: int) -> int:

@@ -25,8 +25,8 @@ def hinge_loss(logits: Tensor, y: Tensor, theta: float, mix: float) -> Tensor:
 
     Raises:
         TypeError: labels that are no integers.
-        ValueError: labels out of range (noticed on a CPU alone), empty or mismatched batch, theta not positive and
-            finite, mix outside [0, 1].
+        ValueError: labels out of range (noticed on a CPU, and not in compiled code), empty or mismatched batch,
+            theta not positive and finite, mix outside [0, 1].
     """
     y = _labels("logits", logits, y)
     _check_theta(theta)
@@ -54,8 +54,8 @@ def clipped_hinge_loss(logits: Tensor, y: Tensor, theta: float, ce_weight: float
 
     Raises:
         TypeError: labels that are no integers.
-        ValueError: labels out of range (noticed on a CPU alone), empty or mismatched batch, theta not positive and
-            finite, ce_weight negative or not finite.
+        ValueError: labels out of range (noticed on a CPU, and not in compiled code), empty or mismatched batch,
+            theta not positive and finite, ce_weight negative or not finite.
     """
     y = _labels("logits", logits, y)
     _check_theta(theta)
@@ -76,8 +76,8 @@ def ibp_loss(logits: Tensor, margin_ub: Tensor, y: Tensor, kappa_natural: float)
 
     Raises:
         TypeError: labels that are no integers.
-        ValueError: labels out of range (noticed on a CPU alone), empty or mismatched batch, kappa_natural outside
-            [0, 1].
+        ValueError: labels out of range (noticed on a CPU, and not in compiled code), empty or mismatched batch,
+            kappa_natural outside [0, 1].
     """
     y = _labels("logits", logits, y)
     _labels("margin_ub", margin_ub, y)
@@ -95,7 +95,8 @@ def _labels(name: str, logits: Tensor, y: Tensor) -> Tensor:
             f"{name} and y have shapes {list(logits.shape)} and {list(y.shape)}, expected [B, K] and [B] with B >= 1"
         )
     y = y.long()
-    if y.device.type == "cpu":  # a GPU would wait for the answer in every step
+    # a GPU would wait for the answer in every step, and compiled code break at it
+    if y.device.type == "cpu" and not torch.compiler.is_compiling():
         first, last = (int(end) for end in y.aminmax())
         if first < 0 or last >= logits.shape[1]:
             raise ValueError(f"y has labels from {first} to {last}, expected 0 to {logits.shape[1] - 1}")

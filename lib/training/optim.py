@@ -12,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from lib.nets.base import DistanceNet
 from lib.recipes import Recipe
+from lib.recipes.values import without_dimension
 
 _FUSED = {"cpu", "cuda"}
 # Entries that decay at a time: temporaries then stay in the cache, and need no fresh memory. Rows come in multiples of
@@ -69,7 +70,8 @@ class AdamLp(torch.optim.Adam):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch.optim.Adam; what the group does not say is as for the others."""
-        _check_decay(param_group)
+        if isinstance(param_group, dict):  # of others torch says what they are
+            _check_decay(param_group)
         super().add_param_group(param_group)
 
     def set_knobs(self, p: float, lr: float) -> None:
@@ -114,7 +116,8 @@ def _check_decay(options: dict[str, Any]) -> None:
 
 
 def _check(name: str, value: Any, least: float, expected: str, most: float = math.inf) -> None:
-    if not (isinstance(value, Real) and least <= float(value) <= most):
+    plain = without_dimension(value)
+    if not (isinstance(plain, Real) and least <= float(plain) <= most):
         raise ValueError(f"{name} is {value!r}, expected {expected}")
 
 

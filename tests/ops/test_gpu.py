@@ -400,6 +400,36 @@ def test_a_fitted_power_drops_no_sign_and_invents_no_number(p: float) -> None:
     assert grad_x[2, 3].isnan() and grad_w[:, 3].isnan().all() and not grad_x[:2].isnan().any()
 
 
+@pytest.mark.parametrize("p", [1.0, 2.0, 8.0, 37.3])
+def test_inputs_beyond_half_the_largest_float_have_their_gradients(p: float) -> None:
+    x = torch.tensor([[3e38, 2e38, 1e38], [2.9e38, -1e38, 0.5e38]], device=DEVICE)
+    w = torch.tensor([[2e38, 2.5e38, 0.0], [2.5e38, 0.0, 1e38]], device=DEVICE)
+    y = gpu.lp_dist(x, w, p)
+    small = y.isfinite() & (y < 3e38)
+    assert small.any()
+    assert_gradients_match(small.float(), x, w, y.where(small, 3e38), p)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 8.0, 37.3])
+def test_an_infinite_row_takes_no_gradient_from_small_ones(p: float) -> None:
+    x = torch.tensor([[math.inf], [1e30], [1e-15]], device=DEVICE).expand(3, 4)
+    w = torch.zeros(2, 4, device=DEVICE)
+    y = gpu.lp_dist(x, w, p)
+    grad = torch.ones_like(y)
+    got, _ = gpu.lp_dist_backward(grad, x, w, y, NO_INDEX, p, True, False)
+    want, _ = reference.lp_dist_backward(grad, x, w, y, NO_INDEX, p, True, False)
+    rows = slice(1, 2) if p < 2 else slice(1, 3)  # near p = 1 what is finite has to be small beside infinity
+    torch.testing.assert_close(got[rows], want[rows], rtol=1e-5, atol=0)
+
+
+def test_infinity_less_infinity_has_no_gradient_at_p_1() -> None:
+    x, w = torch.tensor([[math.inf, 1.0]], device=DEVICE), torch.tensor([[math.inf, 0.0]], device=DEVICE)
+    y = gpu.lp_dist(x, w, 1.0)
+    grad_x, grad_w = gpu.lp_dist_backward(torch.ones_like(y), x, w, y, NO_INDEX, 1.0, True, True)
+    assert y.isnan().all()
+    assert grad_x[0, 0].isnan() and grad_w[0, 0].isnan() and grad_x[0, 1] == 1 and grad_w[0, 1] == -1
+
+
 @pytest.mark.parametrize(("B", "O"), [(40, 3), (3, 40)])
 def test_either_side_may_be_taken_in_turn(B: int, O: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, w, grad = rand(B, 5), rand(O, 5), rand(B, O)

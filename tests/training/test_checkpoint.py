@@ -1,5 +1,6 @@
 """Checkpoints: whose they are, and what is no checkpoint of the run that would go on."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from lib.nets.models import build
 from lib.training.checkpoint import Origin, origins_of, read_checkpoint
 from lib.training.endings import Unfinished
-from tests.training.test_fit import tiny, train
+from lib.training.fit import fit
+from tests.training.test_fit import images, tiny, train
 
 
 def test_a_checkpoint_names_all_that_trained(tmp_path: Path) -> None:
@@ -37,6 +40,18 @@ def test_the_checkpoint_of_another_run_is_refused(
     train(tiny(epochs_ramp=0, epochs_inf=0), tmp_path)
     with pytest.raises(ValueError, match=f"last.ckpt belongs to another run: {difference}"):
         train(tiny(epochs_ramp=0, epochs_inf=0, **changes), tmp_path, **options)
+
+
+@pytest.mark.parametrize("changed", ["pixels", "labels", "scale"])
+def test_a_run_does_not_go_on_with_other_images(changed: str, tmp_path: Path) -> None:
+    recipe = tiny(epochs_ramp=0, epochs_inf=0)
+    own = images(recipe)
+    new = {"pixels": own.pixels.flip(0), "labels": own.labels.flip(0), "scale": own.scale / 2}[changed]
+    for train_on in (own, dataclasses.replace(own)):
+        fit(build(recipe, 0), recipe, train_on, seed=0, device="cpu", workdir=tmp_path, progress=False)
+    other = dataclasses.replace(own, **{changed: new})
+    with pytest.raises(ValueError, match="belongs to another run: fingerprint is"):
+        fit(build(recipe, 0), recipe, other, seed=0, device="cpu", workdir=tmp_path, progress=False)
 
 
 def test_a_checkpoint_cut_short_is_refused(tmp_path: Path) -> None:

@@ -453,6 +453,13 @@ def test_images_of_ones_own_are_trained_on_in_a_folder_named_by_a_text(tmp_path:
 
 
 class TestRefusals:
+    def test_a_net_of_another_recipe(self, tmp_path: Path) -> None:
+        recipe = tiny()
+        for name, other in (("num_classes", {"classes": 11}), ("input_shape", {"input_shape": (1, 4, 4)})):
+            with pytest.raises(ValueError, match=f"net has {name} = .*, expected .*, as in the recipe"):
+                train(recipe, tmp_path / "new", net=build(recipe.replace(**other), seed=0))
+        assert not (tmp_path / "new").exists()
+
     def test_no_images(self, tmp_path: Path) -> None:
         recipe = tiny()
         nothing = images(recipe).subset(torch.arange(0))

@@ -199,3 +199,17 @@ class TestIBP:
             ibp_loss(self.logits[:0], self.margins[:0], self.y[:0], 0.5)
         with pytest.raises(ValueError, match="margin_ub and y have shapes"):
             ibp_loss(self.logits, self.margins[:1], self.y, 0.5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda logits, y: hinge_loss(logits, y, theta=0.4, mix=0.5),
+        lambda logits, y: clipped_hinge_loss(logits, y, theta=0.4, ce_weight=0.1, logit_scale=tensor(1.0)),
+        lambda logits, y: ibp_loss(logits, logits, y, kappa_natural=0.5),
+    ],
+)
+def test_a_loss_compiles_whole(loss):
+    logits, y = torch.randn(6, 4), torch.arange(6) % 4
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(logits, y), loss(logits, y))

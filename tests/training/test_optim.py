@@ -297,3 +297,14 @@ class TestMakeOptimizer:
         assert [group["lr"] for group in others] == [0.015, 0.015]
         assert scale["lr"] == pytest.approx(0.003)
         assert [group["weight_decay"] for group in optimizer.param_groups] == [0, 0, 0.02]
+
+
+def test_knobs_may_be_tensors_and_a_group_that_is_none_is_left_to_torch():
+    weight = torch.nn.Parameter(torch.ones(2, 3))
+    optimizer = AdamLp([weight], lr=0.1, betas=(0.9, 0.99), eps=1e-10, lp_decay=0.1)
+    optimizer.set_knobs(p=torch.tensor(8.0), lr=torch.tensor(0.05))
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert (weight < 1).all()
+    with pytest.raises(TypeError, match="must be a dict"):
+        optimizer.add_param_group([3])
