@@ -18,7 +18,6 @@ from lib.ops.checks import (
     check_box,
     check_exponent,
     check_pair,
-    check_tensors,
     refuse_second_derivatives,
     refuse_tangents,
 )
@@ -71,7 +70,6 @@ def lp_dist(x: Tensor, w: Tensor, p: float = math.inf) -> Tensor:
         NotImplementedError: forward-mode differentiation, as by torch.func.jvp, and second derivatives.
         ModuleNotFoundError, RuntimeError: on CUDA, Triton or the C compiler that it needs are not there.
     """
-    check_tensors(x=x, w=w)
     x, w = autocast(x, w)
     check_pair("x", x, w)
     check_exponent(p)

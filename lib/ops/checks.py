@@ -41,7 +41,11 @@ def check_pair(name: str, x: Tensor, w: Tensor) -> None:
 
 
 def autocast(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Both, half precision as float32 where torch.autocast is on: as torch does for its own distances."""
+    """Both, half precision as float32 where torch.autocast is on: as torch does for its own distances.
+
+    Raises TypeError for what is no tensor.
+    """
+    check_tensors(x=x, w=w)
     device = x.device.type
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return x, w

@@ -32,7 +32,7 @@ def lift(exponent: Tensor) -> Tensor:
 
     Beside inputs beyond 2^77 the inverses of the smallest stay clamped.
     """
-    return power_of_two((_LIFTED_BITS - exponent).clamp(min=0))
+    return power_of_two(_lift_bits(exponent))
 
 
 def ratio_factor(exponent: Tensor, infinite: Tensor, p: float) -> Tensor:
@@ -40,7 +40,7 @@ def ratio_factor(exponent: Tensor, infinite: Tensor, p: float) -> Tensor:
 
     Where a distance is infinite, finite ones to the power p - 1 are next to nothing beside it.
     """
-    bits = torch.where(exponent > _MOST_BITS, -2, (_LIFTED_BITS - exponent).clamp(min=0))
+    bits = torch.where(exponent > _MOST_BITS, -2, _lift_bits(exponent))
     room = max(0, math.floor(math.log2(FAR) - 26 / (p - 1)))
     return power_of_two(torch.where(infinite, torch.minimum(bits, room - exponent), bits))
 
@@ -53,6 +53,10 @@ def power_of_two(bits: Tensor) -> Tensor:
 def reciprocal(y: Tensor) -> Tensor:
     """1 / y, and the largest float for 0: 0 times infinity would be NaN."""
     return y.reciprocal().clamp_(max=_LARGEST_FLOAT)
+
+
+def _lift_bits(exponent: Tensor) -> Tensor:
+    return (_LIFTED_BITS - exponent).clamp(min=0)
 
 
 def _largest(a: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from lib.ops import order_cpu, order_gpu, order_reference
-from lib.ops.checks import autocast, check_box, check_pair, check_tensors, refuse_second_derivatives, refuse_tangents
+from lib.ops.checks import autocast, check_box, check_pair, refuse_second_derivatives, refuse_tangents
 
 
 class _Sibling(Protocol):
@@ -51,7 +51,6 @@ def sort_dist(x: Tensor, w: Tensor, c: Sequence[float]) -> Tensor:
         NotImplementedError: forward-mode differentiation, as by torch.func.jvp, and second derivatives.
         ModuleNotFoundError, RuntimeError: on CUDA, Triton or the C compiler that it needs are not there.
     """
-    check_tensors(x=x, w=w)
     x, w = autocast(x, w)
     check_pair("x", x, w)
     _check_coefficients(c, w.shape[1])
