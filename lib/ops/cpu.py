@@ -51,10 +51,11 @@ def _lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
         k.forward_max(*flat(whole, weights, y), tasks)
     elif (squarings := _squarings(p)) is not None:
         scale = _scale(whole, weights, p)
-        k.forward_squared(*flat(whole, whole * scale, weights, y), np.float32(scale), squarings, tasks)
+        scaled, lost = whole * scale, powers.rule_without_fit(p)
+        k.forward_squared(*flat(whole, scaled, weights, y), np.float32(scale), squarings, lost, tasks)
     else:
         cut = np.float32(powers.cut_ratio(p, x.shape[1]))
-        k.forward_power(*flat(whole, weights, y), powers.rule(p), cut, tasks)
+        k.forward_power(*flat(whole, weights, y), *_rule(p), cut, tasks)
     return cropped(y, len(x), len(w))
 
 
@@ -101,7 +102,7 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
 
 def _few(x: Tensor, w: Tensor, p: float) -> Tensor:
     y = x.new_empty(len(x), len(w))
-    _forward().forward_few(*flat(x, w), y.numpy(), np.float32(p), x.shape[1])
+    _forward().forward_few(*flat(x, w), y.numpy(), powers.rule_without_fit(p), x.shape[1])
     return y
 
 
@@ -136,10 +137,16 @@ def _backward_power(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> 
     pairs = padded(grad, 1, WIDTH), padded(_inverse(y), 1, WIDTH), padded(cutoff, 1, WIDTH, math.inf)
     grad_x, grad_w = slabs(whole, -(-len(w) // WIDTH)), torch.empty_like(weights)
     _backward().backward_power(
-        *flat(whole, weights), grad_x.flatten(1).numpy(), *flat(grad_w, *pairs), powers.rule(p - 1), _run(p),
+        *flat(whole, weights), grad_x.flatten(1).numpy(), *flat(grad_w, *pairs), *_rule(p - 1), _run(p),
         shares(grad_x, len(w)),
     )  # fmt: skip
     return cropped(_joined(grad_x), *x.shape), cropped(grad_w, *w.shape)
+
+
+def _rule(exponent: float) -> tuple[powers.Rule, tuple[int, ...]]:
+    """How to raise, and a tuple as long as the degree of the fit, for which the kernels are compiled."""
+    rule = powers.rule(exponent)
+    return rule, (0,) * (len(rule.coefficients) - 1)
 
 
 def _joined(slabs: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ from lib.ops.kernels.tiles import (
 from lib.ops.powers import Rule
 
 # As in tiles.py.
-BUILT_ON = "a4b8c52b1dba336c"
+BUILT_ON = "98208c11eaf49678"
 
 # Samples whose inputs and gradients stay in the first-level cache while a dense pass goes over the outputs.
 CHUNK = 64
@@ -69,12 +69,12 @@ def odd_power(r: Any, floor: Any, squarings: Exponent) -> Any:
 @kernel(inline="always")
 def pair_gradient(
     x: Array, a: int, w: Array, c: int, x_run: Array, to_x: int, w_run: Array, to_w: int,
-    g: Any, inverse: Any, cutoff: Any, rule: Rule,
+    g: Any, inverse: Any, cutoff: Any, rule: Rule, degree: Exponent,
 ) -> None:  # fmt: skip
     """Adds u_k = g sign(t_k) (|t_k| inverse)^e to x_run and takes it from w_run, t = x - w, where |t| > cutoff."""
     t0, t1 = load(x, a) - load(w, c), load(x, a + WIDTH) - load(w, c + WIDTH)
     d0, d1 = size(t0), size(t1)
-    v0, v1 = powers_of_block(d0, d1, inverse, rule)
+    v0, v1 = powers_of_block(d0, d1, inverse, rule, degree)
     u0 = where_greater(d0, cutoff, g * with_sign(v0, t0), splat(ZERO))
     u1 = where_greater(d1, cutoff, g * with_sign(v1, t1), splat(ZERO))
     store(x_run, to_x, load(x_run, to_x) + u0)
@@ -190,7 +190,8 @@ def lanes_of(block: Array, panels: int) -> Array:
 @kernel(inline="always")
 def tile_gradient(
     x: Array, rows: tuple[int, int, int, int], live: int, lanes: Array, w: Array, c: int, x_run: Array, to_x: int,
-    w_run: Array, to_w: int, g: Array, inverse: Array, cutoff: Array, at: int, stride: int, rule: Rule, peaks: Array,
+    w_run: Array, to_w: int, g: Array, inverse: Array, cutoff: Array, at: int, stride: int, rule: Rule,
+    degree: Exponent, peaks: Array,
 ) -> None:  # fmt: skip
     """Both gradients of four samples and one panel, which starts at c in `lanes` and in `w`, of the pairs that reach
     their cutoff; theirs starts at `at`."""
@@ -203,14 +204,14 @@ def tile_gradient(
             pair = at + r * stride + j
             pair_gradient(
                 x, rows[r], w, c + j * BLOCK, x_run, to_x + r * BLOCK, w_run, to_w + j * BLOCK,
-                splat_at(g, pair), splat_at(inverse, pair), splat_at(cutoff, pair), rule,
+                splat_at(g, pair), splat_at(inverse, pair), splat_at(cutoff, pair), rule, degree,
             )  # fmt: skip
 
 
 @kernel(parallel=True)
 def backward_power(
     x: Array, w: Array, grad_x: Array, grad_w: Array, g: Array, inverse: Array, cutoff: Array,
-    rule: Rule, run: int, tasks: Shares,
+    rule: Rule, degree: Exponent, run: int, tasks: Shares,
 ) -> None:  # fmt: skip
     """Any p: a block of inputs is left out for the pairs in which it holds nothing that reaches the cutoff.
 
@@ -235,7 +236,7 @@ def backward_power(
                         tile_gradient(
                             x_block, four_rows(s, samples, BLOCK), min(ROWS, samples - s), lanes, w_block, c,
                             x_run, (s - b) * BLOCK, w_run, to_w, g, inverse, cutoff,
-                            (s * panels + q) * WIDTH, panels * WIDTH, rule, peaks,
+                            (s * panels + q) * WIDTH, panels * WIDTH, rule, degree, peaks,
                         )  # fmt: skip
                 end_run(x_run, min(run, samples - b) * BLOCK, x_sums, x_carries, b * BLOCK)
                 end_run(w_run, min(run, o1 - o) * BLOCK, w_sums, w_carries, (o - o0) * BLOCK)

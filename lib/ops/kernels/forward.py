@@ -6,7 +6,7 @@ import numpy as np
 from numba import prange
 
 from lib.ops.cpu_shapes import BLOCK, ROWS, WIDTH, Grid
-from lib.ops.kernels.pairs import LEAST_TOTAL, RUN, first_in_span, pair_max, pair_norm, pair_sum, root, whole_sum
+from lib.ops.kernels.pairs import LEAST_TOTAL, RUN, first_in_span, pair_max, pair_norm, pair_sum, whole_sum
 from lib.ops.kernels.simd import (
     aligned,
     at_least,
@@ -33,6 +33,7 @@ from lib.ops.kernels.tiles import (
     Indices,
     compensated,
     four_rows,
+    norm,
     panel_of,
     safe_inverse,
     store_tile,
@@ -42,7 +43,7 @@ from lib.ops.kernels.tiles import (
 from lib.ops.powers import Rule
 
 # As in tiles.py.
-BUILT_ON = "378ba3721bb40f30"
+BUILT_ON = "39632553d2683592"
 
 # Inputs among which the first maximum is looked for: as many as there are bits in a mask.
 SPAN = 64
@@ -88,8 +89,10 @@ def whole_tile_sum(
     """`tile_sum` over all features, run by run."""
     r0, r1, r2, r3 = rows
     s0 = s1 = s2 = s3 = c0 = c1 = c2 = c3 = splat(ZERO)
-    for k in range(0, features, RUN):
-        run = tile_sum(x, (r0 + k, r1 + k, r2 + k, r3 + k), lanes, k * WIDTH, RUN, squarings)
+    # up to p = 2 the error of a sum matters less
+    length = RUN if len(squarings) > 1 else 2 * RUN
+    for k in range(0, features, length):
+        run = tile_sum(x, (r0 + k, r1 + k, r2 + k, r3 + k), lanes, k * WIDTH, length, squarings)
         s0, c0 = compensated(s0, c0, run[0])
         s1, c1 = compensated(s1, c1, run[1])
         s2, c2 = compensated(s2, c2, run[2])
@@ -148,7 +151,7 @@ def forward_argmax(x: Array, w: Array, y: Array, index: Indices, grid: Grid) -> 
 
 @kernel(parallel=True)
 def forward_squared(
-    x: Array, scaled: Array, w: Array, y: Array, scale: np.float32, squarings: Exponent, grid: Grid
+    x: Array, scaled: Array, w: Array, y: Array, scale: np.float32, squarings: Exponent, rule: Rule, grid: Grid
 ) -> None:
     """p = 2^n in one pass over scaled inputs; a pair whose sum left the safe range is done again from the raw ones.
 
@@ -172,14 +175,13 @@ def forward_squared(
                 while lost:
                     j = first_bit(lost)
                     lost &= lost - 1
-                    p = np.float32(1 << len(squarings))
-                    y[here + j] = pair_norm(x, rows[r], w, (q * WIDTH + j) * features, features, p)
+                    y[here + j] = pair_norm(x, rows[r], w, (q * WIDTH + j) * features, features, rule)
 
 
 @kernel()
 def kept_sums(
-    x: Array, a: int, w: Array, c: int, valid: int, features: int, rule: Rule, peaks: Array, values: Array, at: int,
-    sums: Array,
+    x: Array, a: int, w: Array, c: int, valid: int, features: int, rule: Rule, degree: Exponent, peaks: Array,
+    values: Array, at: int, sums: Array,
 ) -> None:  # fmt: skip
     """The totals of one sample's pairs over the blocks that reach their cutoff; `at` is its place in a tile."""
     outputs, cutoffs = (1 << valid) - 1, load(values, _CUTOFF + at)
@@ -191,7 +193,7 @@ def kept_sums(
                 j = first_bit(kept)
                 kept &= kept - 1
                 cutoff, inverse = splat_at(values, _CUTOFF + at + j), splat_at(values, _INVERSE + at + j)
-                block = pair_sum(x, a + k, w, c + j * features + k, cutoff, inverse, rule)
+                block = pair_sum(x, a + k, w, c + j * features + k, cutoff, inverse, rule, degree)
                 store(sums, j * WIDTH, load(sums, j * WIDTH) + block)
         for j in range(valid):
             values[_TOTAL + at + j] += total(load(sums, j * WIDTH))
@@ -200,7 +202,7 @@ def kept_sums(
 @kernel()
 def tile_power(
     x: Array, rows: tuple[int, int, int, int], lanes: Array, w: Array, c: int, valid: int, live: int, features: int,
-    rule: Rule, cut: np.float32, peaks: Array, values: Array, sums: Array,
+    rule: Rule, degree: Exponent, cut: np.float32, peaks: Array, values: Array, sums: Array,
 ) -> None:  # fmt: skip
     """Any p: the maxima of all blocks first, then only the blocks that reach cut times the maximum of their pair, all
     where cut is 0.
@@ -219,20 +221,20 @@ def tile_power(
         values[_CUTOFF + i] = cut * values[_NORM + i]
         values[_INVERSE + i] = safe_inverse(values[_NORM + i])
     for r in range(live):
-        if cut > 0:
-            kept_sums(x, rows[r], w, c, valid, features, rule, peaks, values, r * WIDTH, sums)
+        if len(degree) > 0:
+            kept_sums(x, rows[r], w, c, valid, features, rule, degree, peaks, values, r * WIDTH, sums)
         else:
             for j in range(valid):
                 i, row = r * WIDTH + j, c + j * features
                 inverse = splat_at(values, _INVERSE + i)
-                values[_TOTAL + i] = total(whole_sum(x, rows[r], w, row, features, inverse, splat(rule.exponent)))
+                values[_TOTAL + i] = total(whole_sum(x, rows[r], w, row, features, inverse, rule))
     for r in range(0, TILE, WIDTH):
         safe = larger_size(splat(LEAST_TOTAL), load(values, _TOTAL + r))
-        store(values, _NORM + r, load(values, _NORM + r) * root(safe, rule.exponent))
+        store(values, _NORM + r, norm(safe, load(values, _NORM + r), load(values, _INVERSE + r), rule.exponent))
 
 
 @kernel(parallel=True)
-def forward_power(x: Array, w: Array, y: Array, rule: Rule, cut: np.float32, grid: Grid) -> None:
+def forward_power(x: Array, w: Array, y: Array, rule: Rule, degree: Exponent, cut: np.float32, grid: Grid) -> None:
     """Any other finite p, a tile after the other; terms below cut times the largest of their pair are left out."""
     stripes, samples, features, panels, outputs = grid
     for task in prange(panels * stripes):
@@ -244,7 +246,7 @@ def forward_power(x: Array, w: Array, y: Array, rule: Rule, cut: np.float32, gri
         for b in range(b0, b1, ROWS):
             rows, live = four_rows(b, samples, features), min(ROWS, samples - b)
             tile_power(
-                x, rows, lanes, w, q * WIDTH * features, valid, live, features, rule, cut, peaks, values, sums,
+                x, rows, lanes, w, q * WIDTH * features, valid, live, features, rule, degree, cut, peaks, values, sums,
             )  # fmt: skip
             for r in range(ROWS):
                 store(y, ((b + r) * panels + q) * WIDTH, load(values, _NORM + r * WIDTH))
@@ -272,11 +274,11 @@ def forward_bounds(lower: Array, upper: Array, w: Array, least: Array, greatest:
 
 
 @kernel(parallel=True)
-def forward_few(x: Array, w: Array, y: Array, p: np.float32, features: int) -> None:
+def forward_few(x: Array, w: Array, y: Array, rule: Rule, features: int) -> None:
     """The norms of a few samples, straight from w: packing it would cost more than they do."""
     for o in prange(y.shape[1]):
         for b in range(y.shape[0]):
-            if np.isinf(p):
+            if np.isinf(rule.exponent):
                 y[b, o] = pair_max(x, b * features, w, o * features, features)
             else:
-                y[b, o] = pair_norm(x, b * features, w, o * features, features, p)
+                y[b, o] = pair_norm(x, b * features, w, o * features, features, rule)

@@ -17,21 +17,16 @@ from lib.ops.kernels.simd import (
     total,
     where_greater,
 )
-from lib.ops.kernels.tiles import ONE, ZERO, Array, compensated, power, powers_of_block, safe_inverse
+from lib.ops.kernels.tiles import ZERO, Array, Exponent, compensated, norm, power, powers_of_block, safe_inverse
 from lib.ops.powers import Rule
 
 # As in tiles.py.
-BUILT_ON = "a4b8c52b1dba336c"
+BUILT_ON = "98208c11eaf49678"
 
 # Terms that are added up one by one, at most: equal ones are all rounded the same way, so sums of runs are compensated.
-RUN = 32
+RUN = 16
 # A sum of ratios to the largest is 1 or more, but for roundings; where the ratios are denormal it may come out as less.
 LEAST_TOTAL = np.float32(0.75)
-
-
-@kernel()
-def root(lanes: Any, p: np.float32) -> Any:
-    return power(lanes, splat(ONE / p))
 
 
 @kernel()
@@ -45,33 +40,35 @@ def pair_max(x: Array, a: int, w: Array, c: int, count: int) -> np.float32:
 
 
 @kernel()
-def pair_sum(x: Array, a: int, w: Array, c: int, cutoff: Any, inverse: Any, rule: Rule) -> Any:
+def pair_sum(x: Array, a: int, w: Array, c: int, cutoff: Any, inverse: Any, rule: Rule, degree: Exponent) -> Any:
     """(|x[a + k] - w[c + k]| inverse)^e of one block summed into sixteen lanes, without the terms below the cutoff."""
     d0, d1 = size(load(x, a) - load(w, c)), size(load(x, a + WIDTH) - load(w, c + WIDTH))
-    v0, v1 = powers_of_block(d0, d1, inverse, rule)
+    v0, v1 = powers_of_block(d0, d1, inverse, rule, degree)
     return where_greater(cutoff, d0, splat(ZERO), v0) + where_greater(cutoff, d1, splat(ZERO), v1)
 
 
 @kernel()
-def whole_sum(x: Array, a: int, w: Array, c: int, count: int, inverse: Any, p: Any) -> Any:
-    """(|x[a + k] - w[c + k]| inverse)^p over `count` inputs, summed into sixteen lanes."""
+def whole_sum(x: Array, a: int, w: Array, c: int, count: int, inverse: Any, rule: Rule) -> Any:
+    """(|x[a + k] - w[c + k]| inverse)^p over `count` inputs, summed into sixteen lanes, without a fit."""
+    p, least = splat(rule.exponent), splat(rule.least)
     s = carry = splat(ZERO)
     for first in range(0, count, RUN * WIDTH):
         run = splat(ZERO)
         for k in range(first, min(first + RUN * WIDTH, count), BLOCK):
-            v0 = power(size(load(x, a + k) - load(w, c + k)) * inverse, p)
-            v1 = power(size(load(x, a + k + WIDTH) - load(w, c + k + WIDTH)) * inverse, p)
+            v0 = power(size(load(x, a + k) - load(w, c + k)) * inverse, p, least)
+            v1 = power(size(load(x, a + k + WIDTH) - load(w, c + k + WIDTH)) * inverse, p, least)
             run = run + (v0 + v1)
         s, carry = compensated(s, carry, run)
     return s + carry
 
 
 @kernel()
-def pair_norm(x: Array, a: int, w: Array, c: int, count: int, p: np.float32) -> np.float32:
-    """||x - w||_p, rescaled by its own maximum, so that neither range nor underflow matters."""
+def pair_norm(x: Array, a: int, w: Array, c: int, count: int, rule: Rule) -> np.float32:
+    """||x - w||_p, for a rule without a fit, rescaled by its own maximum: neither range nor underflow matters."""
     m = pair_max(x, a, w, c, count)
-    s = whole_sum(x, a, w, c, count, splat(safe_inverse(m)), splat(p))
-    return m * largest(root(larger_size(splat(LEAST_TOTAL), splat(total(s))), p))
+    inverse = splat(safe_inverse(m))
+    s = larger_size(splat(LEAST_TOTAL), splat(total(whole_sum(x, a, w, c, count, inverse, rule))))
+    return largest(norm(s, splat(m), inverse, rule.exponent))
 
 
 @kernel()

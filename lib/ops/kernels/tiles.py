@@ -29,8 +29,9 @@ from lib.ops.kernels.simd import (
     splat_at,
     store,
     transpose,
+    where_greater,
 )
-from lib.ops.powers import DEGREE, Rule
+from lib.ops.powers import Rule
 
 Array = NDArray[np.float32]
 Indices = NDArray[np.int32]
@@ -38,13 +39,12 @@ Exponent = tuple[int, ...]
 
 # SHA-256 of the files of lib.ops that this one imports: Numba's cache looks at this file alone, so an edit there must
 # change this line; a test computes it.
-BUILT_ON = "3df78666300f47c3"
+BUILT_ON = "5796032010b466d2"
 
 TILE = ROWS * WIDTH
 
-ZERO, ONE = np.float32(0), np.float32(1)
+ZERO, ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 _TINY, _HUGE = np.float32(1e-45), np.float32(HUGE)
-_SMALLEST_EXPONENT = np.float32(-126)
 
 # 2^23 + 2^22: adding it rounds a small float32 to an integer held in the low bits.
 _ROUNDER = np.float32(1.5 * 2**23)
@@ -64,38 +64,73 @@ _E6, _E5, _E4, _E3, _E2, _E1, _E0 = np.array(
 
 
 @kernel()
-def power(r: Any, p: Any) -> Any:
-    """r^p = 2^(p log2 r) in every lane for r >= 0, where the result is below 2^127; 0 counts as 2^-127."""
-    m = mantissa(r) - splat(ONE)
+def log2_slope(m: Any) -> Any:
+    """log2(1 + m) / m for a mantissa 1 + m."""
     m2 = m * m
     # Pairs of terms keep the chain of dependent operations short.
-    log2 = multiply_add(splat(_L7), m, splat(_L6))
-    log2 = multiply_add(log2, m2, multiply_add(splat(_L5), m, splat(_L4)))
-    log2 = multiply_add(log2, m2, multiply_add(splat(_L3), m, splat(_L2)))
-    log2 = multiply_add(log2, m2, multiply_add(splat(_L1), m, splat(_L0)))
-    z = larger(p * multiply_add(log2, m, exponent(r)), splat(_SMALLEST_EXPONENT))
-    rounded = z + splat(_ROUNDER)
-    f = z - (rounded - splat(_ROUNDER))
-    f2 = f * f
-    power = multiply_add(splat(_E6), f2, multiply_add(splat(_E5), f, splat(_E4)))
-    power = multiply_add(power, f2, multiply_add(splat(_E3), f, splat(_E2)))
-    return shift_exponent(multiply_add(power, f2, multiply_add(splat(_E1), f, splat(_E0))), rounded)
+    slope = multiply_add(splat(_L7), m, splat(_L6))
+    slope = multiply_add(slope, m2, multiply_add(splat(_L5), m, splat(_L4)))
+    slope = multiply_add(slope, m2, multiply_add(splat(_L3), m, splat(_L2)))
+    return multiply_add(slope, m2, multiply_add(splat(_L1), m, splat(_L0)))
 
 
 @kernel()
-def powers_of_block(d0: Any, d1: Any, inverse: Any, rule: Rule) -> Any:
+def exp2_curve(f: Any) -> Any:
+    """(2^f - 1 - f log(2)) / f^2 for |f| <= 1/2."""
+    curve = multiply_add(splat(_E6), f * f, multiply_add(splat(_E5), f, splat(_E4)))
+    return multiply_add(curve, f * f, multiply_add(splat(_E3), f, splat(_E2)))
+
+
+@kernel()
+def power(r: Any, p: Any, least: Any) -> Any:
+    """r^p = 2^(p log2 r) in every lane for r >= 0, where the result is below 2^127; r is raised to `least`."""
+    raised = larger(r, least)
+    m, whole = mantissa(raised) - splat(ONE), exponent(raised)
+    log2 = log2_slope(m) * m
+    rounded = multiply_add(p, whole + log2, splat(_ROUNDER))
+    # the whole part of p log2 r goes before anything is rounded
+    f = multiply_add(p, log2, multiply_add(p, whole, splat(_ROUNDER) - rounded))
+    return shift_exponent(multiply_add(exp2_curve(f), f * f, multiply_add(splat(_E1), f, splat(_E0))), rounded)
+
+
+@kernel()
+def norm(s: Any, largest: Any, inverse: Any, p: np.float32) -> Any:
+    """s^(1/p) / inverse for s = sum_i (|t_i| inverse)^p, where inverse is 1 / max_i |t_i| but for rounding.
+
+    Rounded almost only once, since the gradients multiply its error by p - 1: the whole part of log2(s) / p goes before
+    anything is rounded, and what the inverse is off by, too. Infinite where it is too large for a float32.
+    """
+    exact = 1 / np.float64(p)
+    high = np.float32(exact)
+    low = np.float32(exact - np.float64(high))
+    m, whole = mantissa(s) - splat(ONE), exponent(s)
+    log2 = log2_slope(m) * m
+    rounded = multiply_add(splat(high), whole + log2, splat(_ROUNDER))
+    f = multiply_add(splat(high), whole, splat(_ROUNDER) - rounded)
+    f = f + multiply_add(splat(low), whole, splat(high) * log2)
+    above = multiply_add(exp2_curve(f), f * f, splat(_E1) * f)
+    off = multiply_add(largest, inverse, splat(-ONE))
+    above = above - multiply_add(off, above, off)
+    half = largest * shift_exponent(splat(_HALF), rounded)
+    value = multiply_add(above, half, half)
+    return where_greater(splat(_HUGE), half, value + value, half + half)
+
+
+@kernel()
+def powers_of_block(d0: Any, d1: Any, inverse: Any, rule: Rule, degree: Exponent) -> Any:
     """(d inverse)^e for both halves of a block, by the fit of `powers.py` or, where there is none, by `power`.
 
+    The fit is of degree len(degree), a tuple because its length is known when the kernel is compiled; 0 is none.
     Two halves at a time, because each alone would wait for its own results.
     """
     e, squarings, least, coefficients = rule
-    if squarings < 0:
-        return power(d0 * inverse, splat(e)), power(d1 * inverse, splat(e))
+    if len(degree) == 0:
+        return power(d0 * inverse, splat(e), splat(least)), power(d1 * inverse, splat(e), splat(least))
     # Terms too small for the fit would end in subnormal numbers, which are many times slower.
     t0 = larger(multiply_add(d0, inverse, splat(-ONE)), splat(least))
     t1 = larger(multiply_add(d1, inverse, splat(-ONE)), splat(least))
     v0 = v1 = splat_at(coefficients, 0)
-    for i in range(1, DEGREE + 1):
+    for i in range(1, len(degree) + 1):
         c = splat_at(coefficients, i)
         v0, v1 = multiply_add(v0, t0, c), multiply_add(v1, t1, c)
     for _ in range(squarings):
