@@ -196,20 +196,24 @@ def _gradients(
     wide, weights = padded(x, 1, width), padded(w, ROWS, width)
     # at p = 1 inputs may be infinite, and times 0 no number
     grad, scale = padded(grad, 1, ROWS), padded(scale, 1, ROWS, value=float(p == 1))
-    grad_x = wide.new_zeros(len(wide) if need_x else 0, wide.shape[1])
+    # What tiles and launches find adds up in float64, since equal sums are all rounded the same way.
+    grad_x = wide.new_zeros(len(wide) if need_x else 0, wide.shape[1], dtype=torch.float64)
     grad_w = weights.new_zeros(len(weights) if need_w else 0, wide.shape[1])
+    several = len(wide) > SAMPLES
+    total_w = grad_w.double() if several else grad_w
     tiles = _LARGEST_PARTS // max(1, wide[:SAMPLES].numel()) if need_x else len(weights)
     step = max(1, tiles) * ROWS
     for b in range(0, len(wide), SAMPLES):
         for o in range(0, len(weights), step):
             samples, outputs = slice(b, b + SAMPLES), slice(o, o + step)
             pulls, inverses = (a[samples, outputs].contiguous() for a in (grad, scale))
-            parts_x = _add_gradients(
-                wide[samples], weights[outputs], pulls, inverses, grad_w[outputs], p, need_x, need_w
-            )
+            sums_w = grad_w[outputs].zero_() if several else grad_w[outputs]
+            parts_x = _add_gradients(wide[samples], weights[outputs], pulls, inverses, sums_w, p, need_x, need_w)
             if need_x:
-                grad_x[samples] += parts_x.sum(0)
-    return grad_x[:, : x.shape[1]].contiguous(), grad_w[: len(w), : x.shape[1]].contiguous()
+                grad_x[samples] += parts_x.sum(0, dtype=torch.float64)
+            if several:
+                total_w[outputs] += sums_w
+    return grad_x[:, : x.shape[1]].float().contiguous(), total_w[: len(w), : x.shape[1]].float().contiguous()
 
 
 def _add_gradients(

@@ -534,3 +534,15 @@ def test_more_than_2_to_the_31_pairs_match_the_reference() -> None:
         torch.ones_like(want_y), x[-3:].double(), w.double(), want_y.double(), NO_INDEX, 2.0, True, False
     )
     torch.testing.assert_close(grad_x[-3:].double(), want_x, rtol=1e-5, atol=1e-5 * want_x.abs().max().item())
+
+
+@pytest.mark.parametrize("side", ["x", "w"])
+def test_sums_of_hundreds_of_launches_are_as_good_as_those_of_one(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_LARGEST_PARTS", 1)
+    monkeypatch.setattr(gpu, "SAMPLES", 16)
+    x, w = (torch.ones(1, 1), torch.zeros(5120, 1)) if side == "x" else (torch.ones(5120, 1), torch.zeros(16, 1))
+    # one of the sizes that lose most when they are added up 320 times in float32
+    pull = torch.full((len(x), len(w)), 1.5901947021484375, device=DEVICE)
+    sums = gpu._gradients(x.to(DEVICE), w.to(DEVICE), pull, torch.ones_like(pull), 2.0, side == "x", side == "w")
+    got, want = (sums[0], pull.double().sum(1)) if side == "x" else (-sums[1], pull.double().sum(0))
+    torch.testing.assert_close(got[:, 0].double(), want, rtol=2**-22, atol=0)
