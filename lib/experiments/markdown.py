@@ -34,7 +34,8 @@ _SECONDS = (
 _ORDERS = (
     "Points of accuracy, the row that the paper puts first minus the other: means over seeds, at the largest budget at "
     "which both were run on equal data. ±: the spread of such a difference between two single runs, from the spreads "
-    f"of the rows (of one run alone: {ASSUMED_SPREAD:g} point); what does not exceed it is too close to say."
+    f"of the rows (of one run alone: {ASSUMED_SPREAD:g} point); what does not exceed it is too close to say. "
+    "With three runs each, rows that do not differ exceed it about one time in six."
 )
 
 # how a column that names a row is headed and printed
