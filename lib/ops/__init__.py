@@ -59,9 +59,10 @@ def lp_dist(x: Tensor, w: Tensor, p: float = math.inf) -> Tensor:
 
     The gradient at p = inf is one signed unit vector per (b, o), at the first maximal index, with sign(0) = +1; at
     finite p it is sign(t) (|t| / y)^(p - 1) for t = x - w, with sign(0) = 0, and 0 where y = 0. The kernels' is off by
-    at most p 2^-22 of its largest entry (4 2^-22 below p = 4), however many terms, samples or outputs are equal; where
-    pulls cancel, of the sum of their sizes. Finite p above 2^14 runs the reference, far slower. On CUDA an infinite
-    gradient in y gives NaN at p = inf, and beside inputs beyond 2^77 distances below 2^-126 lose their precision.
+    at most p 2^-22 of its largest entry (4 2^-22 below p = 4), however many samples or outputs are equal, and up to
+    8192 terms; where pulls cancel, of the sum of their sizes (more for 1 < p < 1.2 and terms 2^126 times as large as
+    others). Finite p above 2^14 runs the reference, far slower. On CUDA an infinite gradient in y gives NaN at p = inf,
+    and beside inputs beyond 2^77 distances below 2^-126 lose their precision.
 
     Raises:
         ValueError: features that do not match or are none, or p outside [1, inf].

@@ -51,8 +51,9 @@ def _lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
         k.forward_max(*flat(whole, weights, y), tasks)
     elif (squarings := _squarings(p)) is not None:
         scale = _scale(whole, weights, p)
-        scaled, lost = whole * scale, powers.rule_without_fit(p)
-        k.forward_squared(*flat(whole, scaled, weights, y), np.float32(scale), squarings, lost, tasks)
+        k.forward_squared(
+            *flat(whole, whole * scale, weights, y), np.float32(scale), squarings, powers.rule_without_fit(p), tasks
+        )
     else:
         cut = np.float32(powers.cut_ratio(p, x.shape[1]))
         k.forward_power(*flat(whole, weights, y), *_rule(p), cut, tasks)

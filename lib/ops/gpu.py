@@ -32,7 +32,7 @@ CHUNK = 16
 # With so many samples in turn, and so many sums over tiles of outputs (256 MiB), a launch has 1,024 programs: an H200
 # has room for about as many.
 SAMPLES, _LARGEST_PARTS = 512, 2**26
-_LARGEST_DENSE_P = 16  # of those that are no powers of two: up to it there is no fit, and six products do
+_LARGEST_DENSE_P = 16  # of those that are no powers of two: up to it six products do, fewer than a fit takes
 _LARGEST_NATURAL_P = 1024  # beyond it, squaring costs more than a fit
 _LARGEST_P_AT_ONCE = 32  # up to it sums have room for distances that are a factor of 50 apart, at 16 one of 5,000
 _LOST = 2.0**-100  # a sum of less than so much a term is not 2^26 times what underflow may have taken from it

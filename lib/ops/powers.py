@@ -1,6 +1,6 @@
 """r^e on (0, 1] without special functions: a short polynomial and a few squarings, fitted for each exponent.
 
-With e = q 2^k and q at most 4, r^q is smooth enough for a polynomial in r - 1 of degree 7, or 4 for an e above 32, down
+With e = q 2^k and q at most 4, r^q is smooth enough for a polynomial in r - 1 of degree 7, or 4 or 3 above e = 32, down
 to the r with r^e = 2^-32. Squaring multiplies the relative error by 2^k, about what p itself costs. A sum may hold
 thousands of equal terms beside r = 1, or few, so the fit weighs errors halfway between absolute and relative down to
 r^e = 2^-13.
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Below it the fit would be too coarse near 0.
-LEAST_EXPONENT = 13.0
+LEAST_EXPONENT = 14.0
 
 # By k, from 6 on the last one: the more squarings, the shorter the interval that the polynomial is for.
 _LEAST_DEGREES = {3: 7, 4: 4, 5: 4, 6: 3}
@@ -46,7 +46,7 @@ def rule(exponent: float) -> Rule:
 
 
 def rule_without_fit(exponent: float) -> Rule:
-    """For any exponent: logarithms and exponentials, where r^exponent is 2^-125 or more."""
+    """For any exponent: logarithms and exponentials, where r^exponent is 2^-125 or more, and r 2^-126 or more."""
     return Rule(np.float32(exponent), 0, np.float32(2.0 ** (-125 / exponent)), np.zeros(1, np.float32))
 
 

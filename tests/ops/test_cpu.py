@@ -64,7 +64,7 @@ def test_few_samples_match_the_reference(shape: tuple[int, int, int], p: float) 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    p=st.one_of(st.sampled_from([4.0, 8.0, 32.0]), st.floats(1, 20), st.floats(20, 2000)),
+    p=st.one_of(st.sampled_from([4.0, 8.0, 32.0]), st.floats(1, 20), st.floats(14, 15.5), st.floats(20, 2000)),
     features=st.integers(64, 8192), size=st.floats(1, 2), part=st.floats(0.2, 1.5),
 )  # fmt: skip
 def test_thousands_of_equal_terms_beside_one_keep_the_promise(
@@ -74,6 +74,14 @@ def test_thousands_of_equal_terms_beside_one_keep_the_promise(
     x, w = torch.zeros(4, features), torch.full((2, features), size)
     x[:, 0] = -part * size * features ** (1 / p)
     assert_matches_reference(x, w, torch.ones(4, 2), p)
+
+
+@pytest.mark.parametrize("samples", [1, 5])
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_the_least_distance_of_all_is_no_zero(p: float, samples: int) -> None:
+    x, w = torch.zeros(samples, 3), torch.zeros(5, 3)
+    x[:, 1] = 2.0**-149
+    assert (cpu.lp_dist(x, w, p) == 2.0**-149).all()
 
 
 @pytest.mark.parametrize("samples", [1, 5])

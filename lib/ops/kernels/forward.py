@@ -43,14 +43,14 @@ from lib.ops.kernels.tiles import (
 from lib.ops.powers import Rule
 
 # As in tiles.py.
-BUILT_ON = "39632553d2683592"
+BUILT_ON = "375ffc70c2167b76"
 
 # Inputs among which the first maximum is looked for: as many as there are bits in a mask.
 SPAN = 64
 
-# Of each pair of a tile: its norm (until that is known, its largest distance), the total, the least size that counts,
-# and the inverse of the largest.
-_NORM, _TOTAL, _CUTOFF, _INVERSE = 0, TILE, 2 * TILE, 3 * TILE
+# Of each pair of a tile: its norm (until that is known, its largest distance), the total, what rounding that has lost,
+# the least size that counts, and the inverse of the largest.
+_NORM, _TOTAL, _CARRY, _CUTOFF, _INVERSE = 0, TILE, 2 * TILE, 3 * TILE, 4 * TILE
 
 # Sums outside this range may have lost terms to underflow or overflow.
 _LEAST_SUM, _LARGEST_SUM = np.float32(2.0**-90), np.float32(2.0**126)
@@ -195,8 +195,9 @@ def kept_sums(
                 cutoff, inverse = splat_at(values, _CUTOFF + at + j), splat_at(values, _INVERSE + at + j)
                 block = pair_sum(x, a + k, w, c + j * features + k, cutoff, inverse, rule, degree)
                 store(sums, j * WIDTH, load(sums, j * WIDTH) + block)
-        for j in range(valid):
-            values[_TOTAL + at + j] += total(load(sums, j * WIDTH))
+        for j in range(at, at + valid):
+            term = total(load(sums, (j - at) * WIDTH))
+            values[_TOTAL + j], values[_CARRY + j] = compensated(values[_TOTAL + j], values[_CARRY + j], term)
 
 
 @kernel()
@@ -205,9 +206,9 @@ def tile_power(
     rule: Rule, degree: Exponent, cut: np.float32, peaks: Array, values: Array, sums: Array,
 ) -> None:  # fmt: skip
     """Any p: the maxima of all blocks first, then only the blocks that reach cut times the maximum of their pair, all
-    where cut is 0.
+    where there is no fit.
 
-    `values` [4, TILE] has them from `_NORM` on.
+    `values` [5, TILE] has them from `_NORM` on.
     """
     r0, r1, r2, r3 = rows
     values[:] = ZERO
@@ -229,7 +230,7 @@ def tile_power(
                 inverse = splat_at(values, _INVERSE + i)
                 values[_TOTAL + i] = total(whole_sum(x, rows[r], w, row, features, inverse, rule))
     for r in range(0, TILE, WIDTH):
-        safe = larger_size(splat(LEAST_TOTAL), load(values, _TOTAL + r))
+        safe = larger_size(splat(LEAST_TOTAL), load(values, _TOTAL + r) + load(values, _CARRY + r))
         store(values, _NORM + r, norm(safe, load(values, _NORM + r), load(values, _INVERSE + r), rule.exponent))
 
 
@@ -240,7 +241,7 @@ def forward_power(x: Array, w: Array, y: Array, rule: Rule, degree: Exponent, cu
     for task in prange(panels * stripes):
         q, b0, b1 = stripe_of(task, grid)
         lanes = panel_of(w, q, ONE, grid)
-        peaks, values = aligned(features // BLOCK * TILE), aligned(4 * TILE)
+        peaks, values = aligned(features // BLOCK * TILE), aligned(5 * TILE)
         sums = aligned(WIDTH * WIDTH)
         valid = min(WIDTH, outputs - q * WIDTH)
         for b in range(b0, b1, ROWS):

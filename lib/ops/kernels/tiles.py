@@ -39,7 +39,7 @@ Exponent = tuple[int, ...]
 
 # SHA-256 of the files of lib.ops that this one imports: Numba's cache looks at this file alone, so an edit there must
 # change this line; a test computes it.
-BUILT_ON = "5796032010b466d2"
+BUILT_ON = "99b26a54d30d9171"
 
 TILE = ROWS * WIDTH
 
@@ -88,7 +88,7 @@ def power(r: Any, p: Any, least: Any) -> Any:
     m, whole = mantissa(raised) - splat(ONE), exponent(raised)
     log2 = log2_slope(m) * m
     rounded = multiply_add(p, whole + log2, splat(_ROUNDER))
-    # the whole part of p log2 r goes before anything is rounded
+    # the whole part of p log2 r goes before that is rounded
     f = multiply_add(p, log2, multiply_add(p, whole, splat(_ROUNDER) - rounded))
     return shift_exponent(multiply_add(exp2_curve(f), f * f, multiply_add(splat(_E1), f, splat(_E0))), rounded)
 
@@ -98,7 +98,7 @@ def norm(s: Any, largest: Any, inverse: Any, p: np.float32) -> Any:
     """s^(1/p) / inverse for s = sum_i (|t_i| inverse)^p, where inverse is 1 / max_i |t_i| but for rounding.
 
     Rounded almost only once, since the gradients multiply its error by p - 1: the whole part of log2(s) / p goes before
-    anything is rounded, and what the inverse is off by, too. Infinite where it is too large for a float32.
+    that is rounded, and what the inverse is off by, too. Infinite where it is too large for a float32.
     """
     exact = 1 / np.float64(p)
     high = np.float32(exact)
@@ -113,7 +113,8 @@ def norm(s: Any, largest: Any, inverse: Any, p: np.float32) -> Any:
     above = above - multiply_add(off, above, off)
     half = largest * shift_exponent(splat(_HALF), rounded)
     value = multiply_add(above, half, half)
-    return where_greater(splat(_HUGE), half, value + value, half + half)
+    # half of the least float is 0, and no norm is below its largest term
+    return where_greater(splat(_HUGE), half, larger(value + value, largest), half + half)
 
 
 @kernel()
