@@ -43,7 +43,7 @@ from lib.ops.kernels.tiles import (
 from lib.ops.powers import Rule
 
 # As in tiles.py.
-BUILT_ON = "375ffc70c2167b76"
+BUILT_ON = "e2c4b4bd961e74e8"
 
 # Inputs among which the first maximum is looked for: as many as there are bits in a mask.
 SPAN = 64

@@ -21,7 +21,7 @@ from lib.ops.kernels.tiles import ZERO, Array, Exponent, compensated, norm, powe
 from lib.ops.powers import Rule
 
 # As in tiles.py.
-BUILT_ON = "18a4e630691153f3"
+BUILT_ON = "d067df25e944f232"
 
 # Terms that are added up one by one, at most: equal ones are all rounded the same way, so sums of runs are compensated.
 RUN = 16

@@ -64,14 +64,15 @@ _E6, _E5, _E4, _E3, _E2, _E1, _E0 = np.array(
 
 
 @kernel()
-def log2_slope(m: Any) -> Any:
-    """log2(1 + m) / m for a mantissa 1 + m."""
+def log2_parts(r: Any) -> Any:
+    """log2 r of a normal r > 0: its whole part, to the nearest, and the rest."""
+    m = mantissa(r) - splat(ONE)
     m2 = m * m
     # Pairs of terms keep the chain of dependent operations short.
     slope = multiply_add(splat(_L7), m, splat(_L6))
     slope = multiply_add(slope, m2, multiply_add(splat(_L5), m, splat(_L4)))
     slope = multiply_add(slope, m2, multiply_add(splat(_L3), m, splat(_L2)))
-    return multiply_add(slope, m2, multiply_add(splat(_L1), m, splat(_L0)))
+    return exponent(r), multiply_add(slope, m2, multiply_add(splat(_L1), m, splat(_L0))) * m
 
 
 @kernel()
@@ -84,12 +85,10 @@ def exp2_curve(f: Any) -> Any:
 @kernel()
 def power(r: Any, p: Any, least: Any) -> Any:
     """r^p = 2^(p log2 r) in every lane for r >= 0, where the result is below 2^127; r is raised to `least`."""
-    raised = larger(r, least)
-    m, whole = mantissa(raised) - splat(ONE), exponent(raised)
-    log2 = log2_slope(m) * m
-    rounded = multiply_add(p, whole + log2, splat(_ROUNDER))
+    whole, part = log2_parts(larger(r, least))
+    rounded = multiply_add(p, whole + part, splat(_ROUNDER))
     # the whole part of p log2 r goes before that is rounded
-    f = multiply_add(p, log2, multiply_add(p, whole, splat(_ROUNDER) - rounded))
+    f = multiply_add(p, part, multiply_add(p, whole, splat(_ROUNDER) - rounded))
     return shift_exponent(multiply_add(exp2_curve(f), f * f, multiply_add(splat(_E1), f, splat(_E0))), rounded)
 
 
@@ -103,11 +102,10 @@ def norm(s: Any, largest: Any, inverse: Any, p: np.float32) -> Any:
     exact = 1 / np.float64(p)
     high = np.float32(exact)
     low = np.float32(exact - np.float64(high))
-    m, whole = mantissa(s) - splat(ONE), exponent(s)
-    log2 = log2_slope(m) * m
-    rounded = multiply_add(splat(high), whole + log2, splat(_ROUNDER))
+    whole, part = log2_parts(s)
+    rounded = multiply_add(splat(high), whole + part, splat(_ROUNDER))
     f = multiply_add(splat(high), whole, splat(_ROUNDER) - rounded)
-    f = f + multiply_add(splat(low), whole, splat(high) * log2)
+    f = f + multiply_add(splat(low), whole, splat(high) * part)
     above = multiply_add(exp2_curve(f), f * f, splat(_E1) * f)
     off = multiply_add(largest, inverse, splat(-ONE))
     above = above - multiply_add(off, above, off)
