@@ -1,4 +1,4 @@
-"""Numba kernels on demand: imported on the first call, with as many threads as torch has, for one caller at a time."""
+"""Numba kernels on demand: imported on the first call, with at most the threads of torch, for one caller at a time."""
 
 import functools
 import importlib
@@ -15,14 +15,15 @@ _Result = TypeVar("_Result")
 _TURN = threading.RLock()
 
 
-def ready(kernels: str) -> ModuleType:
-    """The module of that name in lib.ops.kernels, which then run with torch.get_num_threads(), the one knob.
+def ready(kernels: str, most: int) -> ModuleType:
+    """The module of that name in lib.ops.kernels, whose next call runs with torch.get_num_threads(), the one knob.
 
-    Fewer where Numba was started with fewer. Results do not depend on it.
+    At most so many: on a busy machine a thread with little to do is waited for far longer than it works. Fewer, too,
+    where Numba was started with fewer. Results do not depend on it.
     """
     module, numba = importlib.import_module(f"lib.ops.kernels.{kernels}"), importlib.import_module("numba")
     threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, most, numba.config.NUMBA_NUM_THREADS))
     # Numba's OpenMP layer may share torch's runtime, whose thread count it then sets when it starts.
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

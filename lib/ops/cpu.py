@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lib.ops import powers, reference
 from lib.ops.compiled import one_at_a_time, ready
-from lib.ops.cpu_layout import flat, grid, room, shares, slabs
+from lib.ops.cpu_layout import flat, grid, room, shares, slabs, threads
 from lib.ops.cpu_shapes import BLOCK, HUGE, WIDTH
 from lib.ops.padding import cropped, padded
 
@@ -42,21 +42,20 @@ def lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
 
 
 def _lp_dist(x: Tensor, w: Tensor, p: float) -> Tensor:
-    k = _forward()
-    whole, weights = padded(x, 1, BLOCK), padded(w, 1, BLOCK)
     if len(x) <= _FEW_SAMPLES and (math.isinf(p) or len(x) * w.numel() <= _FEW_TRIPLES):
-        return _few(whole, weights, p)
+        return _few(x, w, p)
+    whole, weights = padded(x, 1, BLOCK), padded(w, 1, BLOCK)
     y, tasks = room(x, w), grid(whole, weights)
     if math.isinf(p):
-        k.forward_max(*flat(whole, weights, y), tasks)
+        _forward(x, w).forward_max(*flat(whole, weights, y), tasks)
     elif (squarings := _squarings(p)) is not None:
         scale = _scale(whole, weights, p)
-        k.forward_squared(
+        _forward(x, w).forward_squared(
             *flat(whole, whole * scale, weights, y), np.float32(scale), squarings, powers.rule_without_fit(p), tasks
         )
     else:
         cut = np.float32(powers.cut_ratio(p, x.shape[1]))
-        k.forward_power(*flat(whole, weights, y), *_rule(p), cut, tasks)
+        _forward(x, w).forward_power(*flat(whole, weights, y), *_rule(p), cut, tasks)
     return cropped(y, len(x), len(w))
 
 
@@ -67,7 +66,7 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         return reference.lp_dist_argmax(x, w)
     whole, weights, y = padded(x, 1, BLOCK), padded(w, 1, BLOCK), room(x, w)
     index = torch.empty(len(x), len(w), dtype=torch.int32)
-    _forward().forward_argmax(*flat(whole, weights, y), index.numpy(), grid(whole, weights))
+    _forward(x, w).forward_argmax(*flat(whole, weights, y), index.numpy(), grid(whole, weights))
     return cropped(y, len(x), len(w)), index
 
 
@@ -97,18 +96,20 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
         return reference.linf_dist_bounds(lower, upper, w)
     low, high, weights = (padded(a, 1, BLOCK) for a in (lower, upper, w))
     least, greatest = room(lower, w), room(lower, w)
-    _forward().forward_bounds(*flat(low, high, weights, least, greatest), grid(low, weights))
+    _forward(lower, w).forward_bounds(*flat(low, high, weights, least, greatest), grid(low, weights))
     return cropped(least, len(lower), len(w)), cropped(greatest, len(lower), len(w))
 
 
 def _few(x: Tensor, w: Tensor, p: float) -> Tensor:
-    y = x.new_empty(len(x), len(w))
-    _forward().forward_few(*flat(x, w), y.numpy(), powers.rule_without_fit(p), x.shape[1])
+    y, rest = x.new_empty(len(x), len(w)), x.shape[1] % BLOCK
+    # Ends alone are filled up to a block: to copy all of w would take longer than the distances.
+    ends = [padded(a[:, -rest:], 1, BLOCK) for a in (x, w)] if rest else [x, w]
+    _forward(x, w).forward_few(*flat(x, w, *ends, y), powers.rule_without_fit(p), *x.shape)
     return y
 
 
 def _backward_inf(grad: Tensor, x: Tensor, w: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    k, pull = _backward(), torch.empty_like(grad)
+    k, pull = _backward(x, w), torch.empty_like(grad)
     grad_x, grad_w = torch.empty_like(x), torch.empty_like(w)
     k.pull_index(x.numpy(), w.numpy(), grad.numpy(), index.numpy(), pull.numpy(), grad_x.numpy())
     k.scatter_index(pull.numpy(), index.numpy(), grad_w.numpy())
@@ -125,7 +126,7 @@ def _backward_squared(
     # Ratios below this have (|t| / y)^p < 2^-60.
     floor = np.float32(2.0 ** (-120 / 2 ** len(squarings)))
     grad_x, grad_w = slabs(whole, len(weights) // 2), torch.empty_like(weights)
-    _backward().backward_squared(
+    _backward(x, w).backward_squared(
         *flat(whole, weights), grad_x.flatten(1).numpy(), *flat(grad_w, *by_output), floor, squarings,
         _run(2 ** len(squarings)), shares(grad_x, len(weights)),
     )  # fmt: skip
@@ -137,7 +138,7 @@ def _backward_power(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> 
     cutoff = torch.where(y > 0, powers.cut_ratio(p - 1, x.shape[1]) * y, math.inf)
     pairs = padded(grad, 1, WIDTH), padded(_inverse(y), 1, WIDTH), padded(cutoff, 1, WIDTH, math.inf)
     grad_x, grad_w = slabs(whole, -(-len(w) // WIDTH)), torch.empty_like(weights)
-    _backward().backward_power(
+    _backward(x, w).backward_power(
         *flat(whole, weights), grad_x.flatten(1).numpy(), *flat(grad_w, *pairs), *_rule(p - 1), _run(p),
         shares(grad_x, len(w)),
     )  # fmt: skip
@@ -153,7 +154,7 @@ def _rule(exponent: float) -> tuple[powers.Rule, tuple[int, ...]]:
 def _joined(slabs: Tensor) -> Tensor:
     """The sum of the slabs, which takes the place of the first."""
     if len(slabs) > 1:
-        _backward().join_slabs(*flat(slabs), len(slabs), slabs[0].numel())
+        ready("backward", threads(slabs.numel())).join_slabs(*flat(slabs), len(slabs), slabs[0].numel())
     return slabs[0]
 
 
@@ -184,8 +185,8 @@ def _scale(x: Tensor, w: Tensor, p: float) -> float:
 
 
 def _magnitude(a: Tensor) -> float:
-    low, high = torch.aminmax(a)
-    return float(torch.maximum(-low, high))
+    low, high = (float(end) for end in torch.aminmax(a))  # both NaN where an entry is
+    return max(-low, high)
 
 
 def _has_tiny(y: Tensor, times: float = 1.0) -> bool:
@@ -203,9 +204,9 @@ def _in_range(*inputs: Tensor, terms: int = 1) -> bool:
     return all(a.numel() and terms * _magnitude(a) <= _LARGEST_INPUT for a in inputs)
 
 
-def _forward() -> ModuleType:
-    return ready("forward")
+def _forward(x: Tensor, w: Tensor) -> ModuleType:
+    return ready("forward", threads(len(x) * w.numel()))
 
 
-def _backward() -> ModuleType:
-    return ready("backward")
+def _backward(x: Tensor, w: Tensor) -> ModuleType:
+    return ready("backward", threads(len(x) * w.numel()))

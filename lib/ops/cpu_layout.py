@@ -9,11 +9,18 @@ from lib.ops.cpu_shapes import BLOCK, ROWS, WIDTH, Grid, Shares
 # Least tasks of a pass, a few for each of some 16 threads; and the least samples that pay for the copy of a panel of
 # weights, which a task of the forward makes.
 _FORWARD_TASKS, _BACKWARD_TASKS, _LEAST_STRIPE = 64, 16, 64
+# Terms that are worth a thread: some microseconds of work, as long as it takes to start one.
+_THREAD_TERMS = 2**16
 
 
 def flat(*tensors: Tensor) -> list[Any]:
     """The entries of each in its memory, which a kernel may write to; of a copy where they are not contiguous."""
     return [each.flatten().numpy() for each in tensors]
+
+
+def threads(terms: int) -> int:
+    """How many threads so many terms are worth."""
+    return 1 + terms // _THREAD_TERMS
 
 
 def room(x: Tensor, w: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Inputs that are not finite, and more order statistics than the kernels keep, go 
 
 import math
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from lib.ops import order_reference
 from lib.ops.compiled import one_at_a_time, ready
-from lib.ops.cpu_layout import flat, grid
+from lib.ops.cpu_layout import flat, grid, threads
 from lib.ops.cpu_shapes import BLOCK, MOST_LARGEST, WIDTH, WORD
 from lib.ops.padding import padded
 
@@ -59,7 +60,7 @@ def _largest(lower: Tensor, upper: Tensor, w: Tensor, count: int, least: bool) -
     high = low if upper is lower else padded(upper, 1, BLOCK)
     tasks = grid(low, weights)
     values = lower.new_empty(count, len(lower), tasks.panels * WIDTH)
-    ready("order").largest(*flat(low, high, weights), least, count, *flat(values), tasks)
+    _kernels(lower, w).largest(*flat(low, high, weights), least, count, *flat(values), tasks)
     return values[:, :, : len(w)]
 
 
@@ -67,7 +68,7 @@ def _largest(lower: Tensor, upper: Tensor, w: Tensor, count: int, least: bool) -
 def _places(x: Tensor, w: Tensor, values: Tensor) -> Tensor:
     places = torch.empty(len(x), len(w), len(values), dtype=torch.int32)
     x, w = padded(x, 1, WORD, math.nan), padded(w, 1, WORD)
-    ready("order").find(x.numpy(), w.numpy(), values.contiguous().numpy(), places.numpy())
+    _kernels(x, w).find(x.numpy(), w.numpy(), values.contiguous().numpy(), places.numpy())
     return places
 
 
@@ -75,5 +76,9 @@ def _places(x: Tensor, w: Tensor, values: Tensor) -> Tensor:
 def _gradient(grad: Tensor, x: Tensor, w: Tensor, c: Sequence[float], places: Tensor) -> Tensor:
     gx = torch.zeros_like(x, memory_format=torch.contiguous_format)
     inputs = (t.contiguous().numpy() for t in (grad, x, w))
-    ready("order").gradient(*inputs, np.array(c, np.float32), places.contiguous().numpy(), gx.numpy())
+    _kernels(x, w).gradient(*inputs, np.array(c, np.float32), places.contiguous().numpy(), gx.numpy())
     return gx
+
+
+def _kernels(x: Tensor, w: Tensor) -> ModuleType:
+    return ready("order", threads(len(x) * w.numel()))

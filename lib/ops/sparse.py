@@ -1,6 +1,7 @@
 """The p = inf distance over shortlists of weights, float32 on the CPU, by Numba kernels."""
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,25 +18,25 @@ def linf_dist(x: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor]:
     largest of max_i |v_i|, v being what the first layer takes, and max_o |y_o| + (max_o |plus_o| + max_o |minus_o|) of
     each layer.
     """
-    y, sizes, _ = _passed(ready("sparse").forward, x, lists)
+    y, sizes, _ = _passed(_kernels(x).forward, x, lists)
     return y, sizes
 
 
 def linf_dist_of_pixels(x: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor, bool]:
     """The same, and whether all of x lies in [0, 1]: elsewhere the rest is undefined. Leaves out what cannot count in
     the box that holds a large batch."""
-    return _passed(ready("sparse").forward_of_pixels, x, lists)
+    return _passed(_kernels(x).forward_of_pixels, x, lists)
 
 
 def linf_dist_bounds(lower: Tensor, upper: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor]:
     """Bounds [B, O] of the outputs of the last layer over the box lower <= x <= upper, which every layer hands on."""
-    least, greatest, _ = _bounded(ready("sparse").forward_bounds, lower, upper, lists)
+    least, greatest, _ = _bounded(_kernels(lower).forward_bounds, lower, upper, lists)
     return least, greatest
 
 
 def linf_dist_bounds_of_pixels(lower: Tensor, upper: Tensor, lists: Shortlists) -> tuple[Tensor, Tensor, bool]:
     """The same, and whether all boxes lie in [0, 1], as for `linf_dist_of_pixels`."""
-    return _bounded(ready("sparse").forward_bounds_of_pixels, lower, upper, lists)
+    return _bounded(_kernels(lower).forward_bounds_of_pixels, lower, upper, lists)
 
 
 @one_at_a_time
@@ -60,3 +61,7 @@ def _bounded(
 def _rows(x: Tensor) -> Tensor:
     """x [B, I] row by row in memory, its last row repeated up to the lanes of a tile."""
     return (x if len(x) >= LANES else x[torch.arange(LANES).clamp(max=len(x) - 1)]).contiguous()
+
+
+def _kernels(x: Tensor) -> ModuleType:
+    return ready("sparse", -(-len(x) // LANES))

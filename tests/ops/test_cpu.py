@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 
+import numba
 import pytest
 import torch
 from hypothesis import given, settings
@@ -57,7 +58,8 @@ def test_values_and_gradients_are_those_of_the_reference(shape: tuple[int, int, 
 
 
 @pytest.mark.parametrize("p", [1, 3, 8, 37.3, math.inf])
-@pytest.mark.parametrize("shape", [(3, 700, 64), (3, 20, 64)])  # B, I, O: weights packed, and straight from memory
+# B, I, O: weights packed; straight from memory, in whole blocks or with a part of one at the end
+@pytest.mark.parametrize("shape", [(3, 700, 64), (3, 20, 64), (2, 64, 5), (1, 784, 20), (3, 97, 11)])
 def test_few_samples_match_the_reference(shape: tuple[int, int, int], p: float) -> None:
     assert_matches_reference(*random_case(*shape), p)
 
@@ -215,6 +217,23 @@ def test_results_do_not_depend_on_the_number_of_threads(p: float, restored_threa
         assert torch.get_num_threads() == threads
     for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("p", [3, 8, math.inf])
+def test_little_work_gets_one_thread_and_more_gets_all(
+    p: float, restored_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a call of microseconds took 8 ms where another process had the second core
+    torch.set_num_threads(2)
+    set_threads, asked = numba.set_num_threads, list[int]()
+    monkeypatch.setattr(numba, "set_num_threads", lambda threads: (asked.append(threads), set_threads(threads)))
+    for shape, threads in (((1, 1000, 10), 1), ((8, 100, 10), 1), ((64, 400, 100), 2)):
+        x, w, grad = random_case(*shape)
+        y, index = forward(cpu, x, w, p)
+        assert asked[-1] == threads == numba.get_num_threads()
+        asked.clear()
+        cpu.lp_dist_backward(grad, x, w, y, index, p, True, True)
+        assert asked[0] == threads and torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize(

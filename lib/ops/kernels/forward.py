@@ -6,13 +6,23 @@ import numpy as np
 from numba import prange
 
 from lib.ops.cpu_shapes import BLOCK, ROWS, WIDTH, Grid
-from lib.ops.kernels.pairs import LEAST_TOTAL, RUN, first_in_span, pair_max, pair_norm, pair_sum, whole_sum
+from lib.ops.kernels.pairs import (
+    LEAST_TOTAL,
+    RUN,
+    first_in_span,
+    norm_of,
+    pair_max,
+    pair_norm,
+    pair_sum,
+    whole_sum,
+)
 from lib.ops.kernels.simd import (
     aligned,
     at_least,
     first_bit,
     kernel,
     larger_size,
+    largest,
     load,
     lower_depth,
     multiply_add,
@@ -43,7 +53,7 @@ from lib.ops.kernels.tiles import (
 from lib.ops.powers import Rule
 
 # As in tiles.py.
-BUILT_ON = "e2c4b4bd961e74e8"
+BUILT_ON = "5895f49fb7aa679d"
 
 # Inputs among which the first maximum is looked for: as many as there are bits in a mask.
 SPAN = 64
@@ -275,11 +285,24 @@ def forward_bounds(lower: Array, upper: Array, w: Array, least: Array, greatest:
 
 
 @kernel(parallel=True)
-def forward_few(x: Array, w: Array, y: Array, rule: Rule, features: int) -> None:
-    """The norms of a few samples, straight from w: packing it would cost more than they do."""
-    for o in prange(y.shape[1]):
-        for b in range(y.shape[0]):
+def forward_few(
+    x: Array, w: Array, x_end: Array, w_end: Array, y: Array, rule: Rule, samples: int, features: int
+) -> None:  # fmt: skip
+    """The norms of a few samples, straight from w: packing it would cost more than they do.
+
+    x_end, w_end: the inputs behind the last whole block, filled up to one; where there are none, nobody looks at them.
+    """
+    outputs, whole = len(y) // samples, features - features % BLOCK
+    last = BLOCK if whole < features else 0
+    for o in prange(outputs):
+        for b in range(samples):
+            a, c, a_end, c_end = b * features, o * features, b * last, o * last
+            here, there = pair_max(x, a, w, c, whole), pair_max(x_end, a_end, w_end, c_end, last)
+            m = largest(larger_size(splat(here), splat(there)))
             if np.isinf(rule.exponent):
-                y[b, o] = pair_max(x, b * features, w, o * features, features)
+                y[b * outputs + o] = m
             else:
-                y[b, o] = pair_norm(x, b * features, w, o * features, features, rule)
+                inverse = splat(safe_inverse(m))
+                s = whole_sum(x, a, w, c, whole, inverse, rule)
+                s = s + whole_sum(x_end, a_end, w_end, c_end, last, inverse, rule)
+                y[b * outputs + o] = norm_of(m, s, inverse, rule)

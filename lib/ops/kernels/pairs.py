@@ -67,7 +67,13 @@ def pair_norm(x: Array, a: int, w: Array, c: int, count: int, rule: Rule) -> np.
     """||x - w||_p, for a rule without a fit, rescaled by its own maximum: neither range nor underflow matters."""
     m = pair_max(x, a, w, c, count)
     inverse = splat(safe_inverse(m))
-    s = larger_size(splat(LEAST_TOTAL), splat(total(whole_sum(x, a, w, c, count, inverse, rule))))
+    return norm_of(m, whole_sum(x, a, w, c, count, inverse, rule), inverse, rule)
+
+
+@kernel()
+def norm_of(m: np.float32, sums: Any, inverse: Any, rule: Rule) -> np.float32:
+    """The norm of terms whose largest is m, and whose powers, divided by that of m, were summed into sixteen lanes."""
+    s = larger_size(splat(LEAST_TOTAL), splat(total(sums)))
     return largest(norm(s, splat(m), inverse, rule.exponent))
 
 
