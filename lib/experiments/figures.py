@@ -50,7 +50,7 @@ def plot_radii(record: Record, table: Table) -> "Figure":
     axes.step(edges, proved, where="post", color=CERTIFIED, label="certified by margin (lower bound)")
     order = np.argsort(table.radii)
     survived = 100 * table.survived[:, order].mean(axis=0)
-    axes.plot(table.radii[order], survived, "o-", color=ATTACKED, label="right after PGD (upper bound)")
+    axes.plot(table.radii[order], survived, "o-", color=ATTACKED, label="right after the attack, PGD (upper bound)")
     strong = record.percent(record.robust_strong)
     axes.plot(right, strong, "s", color=ATTACKED, label="also right after the stronger attack")
     if "interval" in record.certified:
@@ -103,6 +103,8 @@ def plot_runs(runs: "Mapping[str, tuple[Record, Table]]") -> "Figure":
         paper = published_row(record.recipe.name, record.eps)
         if paper is not None and not np.isnan(paper["certified"]):
             certified.plot(record.eps, paper["certified"], "v", label=f"{name} ({_whose(record)})", **_hollow(color))
+    if any("interval" in record.certified for record, _ in runs.values()):
+        certified.plot([], [], "D", color="#999999", label="by intervals")
     training.set(xlabel="epoch (dashed: finite p, solid: p = inf)", ylabel="training accuracy (%)")
     certified.set(xlabel="radius eps (pixels, full range = 1)", ylabel="certified (%)", ylim=(0, None))
     first, _ = next(iter(runs.values()))
@@ -129,6 +131,30 @@ def plot_rows(frame: "pd.DataFrame", measure: str, panel: str, row: str) -> "Fig
         axes.set_xticks(places, part[row])
     panels[-1].set_xlabel(row)
     panels[-1].legend(loc="lower right", frameon=False)
+    return figure
+
+
+def plot_lines(frame: "pd.DataFrame", measure: str, line: str, along: str) -> "Figure":
+    """Rows of `report.table` at one budget, ours above the paper's: their `measure` against the numbers in column
+    `along`, a line for each value of column `line`.
+
+    Ours are means over seeds, with their standard deviation where there are several. Two axes, since what differs
+    within either is small beside what lies between them.
+    """
+    figure, (ours, paper) = styled(2, height=5.6)
+    for (name, part), color in coloured(dict(list(frame.groupby(line, sort=False)))):
+        spread = part[f"{measure}_spread"].fillna(0)
+        ours.errorbar(part[along], part[measure], spread, fmt="o-", color=color, capsize=4, label=f"{name}, ours")
+        paper.plot(
+            part[along],
+            part[f"paper_{measure}"],
+            label=f"{name}, paper",
+            **_hollow(color) | {"marker": "v", "linestyle": "-"},
+        )
+    for axes in (ours, paper):
+        axes.set_ylabel(f"{_WORDS.get(measure, measure)} accuracy (%)")
+        axes.legend(frameon=False)
+    paper.set_xlabel(along)
     return figure
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib.experiments.orders import ASSUMED_SPREAD, VERDICTS
+from lib.experiments.orders import ASSUMED_SPREAD, NONE, VERDICTS
 from lib.experiments.summary import rounded, rounded_down, shown_eps, with_spread
 
 _DAGGER = "†"
@@ -27,15 +27,16 @@ _PAPER = (
 )
 _FOLLOW_UPS = "Paper: its robust accuracies are after 100 steps of PGD."
 _SECONDS = (
-    "Seconds of training per epoch. Ours: the median epoch of a run, of another net on another machine: to be read "
-    "beside its FLOPs (Table 1 has the paper's), and no comparison of speed."
+    "Seconds of training per epoch. Ours: the median epoch of a run at finite p, as 750 of the paper's 800 are (those "
+    "at p = inf take less), of another net on another machine: to be read beside its FLOPs (Table 1 has the paper's), "
+    "and no comparison of speed."
 )
 
 _ORDERS = (
     "Points of accuracy, the row that the paper puts first minus the other: means over seeds, at the largest budget at "
     "which both were run on equal data. ±: the spread of such a difference between two single runs, from the spreads "
     f"of the rows (of one run alone: {ASSUMED_SPREAD:g} point); what does not exceed it is too close to say. "
-    "With three runs each, rows that do not differ exceed it about one time in six."
+    "With three runs each, rows that do not differ exceed it about one time in six{}."
 )
 
 # how a column that names a row is headed and printed
@@ -108,7 +109,9 @@ def orders_page(frame: pd.DataFrame) -> str:
             known["Our runs"] = f"{_budget(row)}, {' and '.join(map(str, row['runs']))}"
         cells.append(known | {"The order here": row["verdict"]})
     counts = ", ".join(f"{word} {(frame['verdict'] == word).sum()}" for word in VERDICTS)
-    return f"**Of {len(frame)} orders: {counts}.**\n\n{_grid(cells)}" + _notes([_ORDERS], frame)
+    judged = (frame["verdict"] != NONE).sum()
+    note = _ORDERS.format(f", which of {judged} verdicts here would be {judged / 6:.0f}" if judged else "")
+    return f"**Of {len(frame)} orders: {counts}.**\n\n{_grid(cells)}" + _notes([note], frame)
 
 
 def settings_page(frame: pd.DataFrame) -> str:
@@ -119,13 +122,14 @@ def settings_page(frame: pd.DataFrame) -> str:
 def overview_page(frame: pd.DataFrame) -> str:
     """One row for each recipe whose certified accuracy was published, at its largest budget; Table 3 left out."""
     published = frame[frame["paper_certified"].notna() & ~frame["recipe"].str.contains("/ablation-")]
-    cells = []
-    for _, row in published.groupby("recipe", sort=False).tail(1).iterrows():
+    largest, cells = published.groupby("recipe", sort=False).tail(1), []
+    for _, row in largest.iterrows():
         known = {"Recipe": f"`{row['recipe']}`", "eps": shown_eps(row["eps"]), "Budget": _budget(row)}
         if row["runs"]:
             known |= {_HEADS[name]: with_spread(row, name) for name in ("clean", "robust_strong", "certified")}
         cells.append(known | _beside_the_paper(row))
-    return _grid(cells) + _notes([f"{_PERCENT} {_PAPER}"], published)
+    named = largest["subset"].where(largest["subset"] == "", "`" + largest["recipe"] + "` on " + largest["subset"])
+    return _grid(cells) + _notes([f"{_PERCENT} {_PAPER}"], largest.assign(subset=named))
 
 
 def best(frame: pd.DataFrame, column: str) -> set[Any]:
@@ -133,7 +137,9 @@ def best(frame: pd.DataFrame, column: str) -> set[Any]:
 
     Ours on part of the data take no part, and one candidate alone is the best of nothing. Less is better for seconds.
     """
-    alike = [name for name in ("dataset", "eps", "method") if name in frame and (name != "method" or "row" in frame)]
+    alike = [name for name in ("dataset", "eps") if name in frame]
+    if "row" in frame:  # Table 3 has variants of two methods; elsewhere methods are the rivals
+        alike.append("method")
     whole = column.startswith("paper_") | (frame["subset"] == "")
     winners: set[Any] = set()
     for _, rivals in frame[frame[column].notna() & whole].groupby(alike, sort=False):

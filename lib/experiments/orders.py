@@ -1,5 +1,6 @@
 """Which rows the paper puts above which, and whether ours stand in that order."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lib.experiments.published import comparisons, published_row
-from lib.experiments.summary import Groups, summary
+from lib.experiments.summary import Groups, summaries
 from lib.recipes import BUDGETS, load
 
 # of one run alone, which has none: seeds of one row differ by about this much
@@ -15,22 +16,19 @@ ASSUMED_SPREAD = 1.0
 
 VERDICTS = SAME, OPPOSITE, CLOSE, NONE = "the same", "the opposite", "too close to say", "no equal runs"
 
-Summaries = Mapping[tuple[str, str], dict[str, Any]]
-
 
 def orders(ledger: Groups) -> pd.DataFrame:
     """The comparisons of the paper and its follow-ups, at the largest budget at which we have both rows on equal data.
 
-    Columns: place, claim (which row is ahead), first, second (recipes), measure ("certified" or "clean"); paper and
-    ours, first minus second in points; spread, that of the difference of two single runs; budget, runs (of the first
-    and of the second), subset; verdict. Without such runs ours is NaN.
+    Columns: place, claim (which row is ahead), first, second (recipes), measure ("certified", "clean" or "train");
+    paper and ours, first minus second in points; spread, that of the difference of two single runs; budget, runs (of
+    the first and of the second), subset; verdict. Without such runs ours is NaN.
     """
-    known: Summaries = {(name, group[0].budget): summary(group) for name, group in ledger}
     rows = []
     for comparison in comparisons().to_dict("records"):
         first, second, measure = comparison["first"], comparison["second"], comparison["measure"]
         paper = _published(first, measure) - _published(second, measure)
-        rows.append(comparison | {"paper": paper} | _ours(known, first, second, measure))
+        rows.append(comparison | {"paper": paper} | _ours(ledger, first, second, measure))
     frame = pd.DataFrame(rows)
     return frame.assign(verdict=[verdict(row) for row in frame.to_dict("records")])
 
@@ -49,17 +47,22 @@ def _published(recipe: str, measure: str) -> float:
     return math.nan if row is None else row[measure]
 
 
-def _ours(known: Summaries, first: str, second: str, measure: str) -> dict[str, Any]:
-    for budget in reversed(BUDGETS):
-        pair = [known.get((recipe, budget)) for recipe in (first, second)]
-        one, other = (each or summary([]) for each in pair)
-        if all(pair) and one["subset"] == other["subset"]:
-            spreads = [each[f"{measure}_spread"] for each in (one, other)]
-            return {
-                "ours": one[measure] - other[measure],
-                "spread": math.hypot(*(ASSUMED_SPREAD if math.isnan(each) else each for each in spreads)),
-                "budget": budget,
-                "runs": (one["runs"], other["runs"]),
-                "subset": one["subset"],
-            }
-    return {"ours": math.nan, "spread": math.nan, "budget": "", "runs": (0, 0), "subset": ""}
+def _ours(ledger: Groups, first: str, second: str, measure: str) -> dict[str, Any]:
+    pairs = itertools.product(summaries(ledger, first), summaries(ledger, second))
+    equal = [(one, other) for one, other in pairs if _equal_data(one, other)]
+    if not equal:
+        return {"ours": math.nan, "spread": math.nan, "budget": "", "runs": (0, 0), "subset": ""}
+    # of one recipe there may be several settings at one budget, if its file was changed in between
+    one, other = max(equal, key=lambda pair: (BUDGETS.index(pair[0]["budget"]), min(each["runs"] for each in pair)))
+    spreads = [each[f"{measure}_spread"] for each in (one, other)]
+    return {
+        "ours": one[measure] - other[measure],
+        "spread": math.hypot(*(ASSUMED_SPREAD if math.isnan(each) else each for each in spreads)),
+        "budget": one["budget"],
+        "runs": (one["runs"], other["runs"]),
+        "subset": one["subset"],
+    }
+
+
+def _equal_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return bool(one["runs"] and other["runs"]) and all(one[name] == other[name] for name in ("budget", "subset"))

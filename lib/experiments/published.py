@@ -55,15 +55,16 @@ def page_name(number: int | str) -> str:
 
 
 def published_row(recipe: str, eps: float) -> dict[str, float] | None:
-    """The printed accuracies of a recipe: clean, and robust and certified at that radius; None where there are none.
+    """The printed accuracies of a recipe: train, clean, and robust and certified at that radius; None where there are
+    none.
 
-    NaN is what the paper leaves out: Table 7 has clean accuracies alone.
+    NaN is what the paper leaves out: Table 7 has train and clean alone, and train is in no other.
     """
     for number in tables():
         table = published(number)
         for row in table[table["recipe"] == recipe].to_dict("records"):
             if "clean" in row and ("eps" not in row or parse_eps(row["eps"]) == eps):
-                return {name: row.get(name, math.nan) for name in ("clean", "robust", "certified")}
+                return {name: row.get(name, math.nan) for name in ("train", "clean", "robust", "certified")}
     return None
 
 

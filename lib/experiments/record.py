@@ -38,8 +38,8 @@ class Record:
     device: str  # what it ran on, in words, after "4 x" where four processes trained; "A, then B" where it moved
     seconds_train: float  # wall time
     seconds_evaluate: float  # wall time
-    # bytes: on a GPU of this run, else the most that its process, notebook included, ever took; where several processes
-    # trained, or an earlier run did, of the evaluation alone
+    # bytes; on a GPU the peak of this run, on a CPU that of the process so far, earlier cells of a notebook included;
+    # of the evaluation alone where several processes trained, or an earlier call did
     peak_memory: int
     history: list[dict[str, float]]  # one row of `EPOCH` per epoch; p is inf at the end
     eps: float  # radius of evaluation, pixels

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.experiments.figures import plot_confusion, plot_history, plot_radii, plot_rows, plot_runs
+from lib.experiments.figures import plot_confusion, plot_history, plot_lines, plot_radii, plot_rows, plot_runs
 from lib.experiments.markdown import claims_page, orders_page, overview_page, settings_page, table_page
 from lib.experiments.orders import orders
 from lib.experiments.published import PRINTED, follows_up, page_name, published, published_row, tables
@@ -20,6 +20,7 @@ from lib.experiments.summary import (
     rounded,
     rounded_down,
     shown_eps,
+    summaries,
     summary,
     unchanged,
     with_spread,
@@ -35,6 +36,7 @@ __all__ = [
     "compared",
     "plot_confusion",
     "plot_history",
+    "plot_lines",
     "plot_radii",
     "plot_rows",
     "plot_runs",
@@ -55,9 +57,10 @@ def table(number: int | str, results: str | Path) -> pd.DataFrame:
     Columns: those that name the row in the paper (dataset, eps, method, ..., recipe); paper_X for each X it prints
     (clean, robust, certified; train; seconds per epoch); budget, subset, runs, seeds, images, our_flops, device,
     attack, strong_attack, certificate; then, unrounded, the mean of each of `MEASURES` in percent, of train (accuracy
-    of the last epoch, percent) and of seconds (of the median epoch), and its standard deviation `*_spread` (NaN for one
-    run); difference, ours minus the paper's certified accuracy (Table 7: clean accuracy), NaN where ours is on part of
-    the data. "certified" is by intervals, as published. Runs with overrides are other experiments and not in the table.
+    of the last epoch, percent) and of seconds (of the median epoch at finite p), and its standard deviation `*_spread`
+    (NaN for one run); difference, ours minus the paper's certified accuracy (Table 7: clean accuracy), NaN where ours
+    is on part of the data. "certified" is by intervals, as published. Runs with overrides are other experiments and not
+    in the table.
 
     Raises:
         ValueError: no such table, or a damaged record.
@@ -74,7 +77,7 @@ def _beside(printed: pd.DataFrame, ledger: Groups) -> pd.DataFrame:
         known = {name: value for name, value in paper.items() if name not in PRINTED}
         known |= {f"paper_{name}": paper[name] for name in PRINTED if name in paper}
         target = known.get(f"paper_{measure}", math.nan)
-        ours = [summary(group) for name, group in ledger if name == paper["recipe"]] or [summary([])]
+        ours = summaries(ledger, paper["recipe"])
         rows += [known | columns | {"difference": difference(columns, measure, target)} for columns in ours]
     return pd.DataFrame(rows)
 
@@ -90,7 +93,7 @@ def _claims(ledger: Groups) -> pd.DataFrame:
     for recipe in names():
         eps = load(recipe, "paper").eps_test
         certified = (published_row(recipe, eps) or {"certified": math.nan})["certified"]
-        for columns in [summary(group) for name, group in ledger if name == recipe] or [summary([])]:
+        for columns in summaries(ledger, recipe):
             known = {"recipe": recipe, "eps": eps, "paper_certified": certified}
             rows.append(known | columns | {"difference": difference(columns, "certified", certified)})
     return pd.DataFrame(rows)
@@ -125,9 +128,8 @@ def write_tables(results: str | Path, folder: str | Path) -> list[Path]:
 
     The same ledger gives the same bytes, and a number is in no page unless its record is in the ledger.
     """
-    folder = Path(folder)
+    ledger, folder = groups(unchanged(results)), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    ledger = groups(unchanged(results))
     frames = {page_name(number): _beside(published(number), ledger) for number in tables()}
     frames |= {f"table1-{name.lower()}": part for name, part in frames["table1"].groupby("dataset", sort=False)}
     pages = {f"{name}.md": table_page(frame) for name, frame in frames.items()}

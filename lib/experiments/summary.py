@@ -72,9 +72,13 @@ def summary(group: Sequence[Record]) -> dict[str, Any]:
     for measure in MEASURES:
         columns |= _statistics(measure, _percents(group, measure))
     columns |= _statistics("train", [100 * record.history[-1]["accuracy"] for record in group])
-    # the median: a machine that did something else for a while shows in a few epochs
     columns |= _statistics("seconds", [_median_epoch(record) for record in group])
     return columns
+
+
+def summaries(ledger: Groups, recipe: str) -> list[dict[str, Any]]:
+    """The `summary` of each group of a recipe, or that of no runs where there is none."""
+    return [summary(group) for name, group in ledger if name == recipe] or [summary([])]
 
 
 def difference(columns: dict[str, Any], measure: str, paper: float) -> float:
@@ -93,7 +97,10 @@ def _decimals(value: float, rounding: str) -> str:
 
 
 def _median_epoch(record: Record) -> float:
-    return statistics.median(row["seconds"] for row in record.history)
+    """Seconds of an epoch at finite p, as nearly all of the paper's are; of any, where a run has none."""
+    finite = [row["seconds"] for row in record.history if math.isfinite(row["p"])]
+    # the median: a machine that did something else for a while shows in a few epochs
+    return statistics.median(finite or [row["seconds"] for row in record.history])
 
 
 def _distinct(texts: Any) -> str:

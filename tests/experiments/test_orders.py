@@ -1,5 +1,6 @@
 """The orders of the paper's rows: which runs are compared, and what is said of them."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ def of_pair(folder: Path) -> dict:
 def test_every_comparison_is_of_two_printed_rows_and_in_the_papers_favour(tmp_path: Path) -> None:
     frame = orders(groups(unchanged(tmp_path)))
     assert len(frame) == len(comparisons()) and (frame["paper"] > 0).all()
-    assert set(frame["measure"]) <= {"certified", "clean"}
+    assert set(frame["measure"]) <= {"certified", "clean", "train"}
     for recipe in {*frame["first"], *frame["second"]}:
         assert load(recipe, "laptop").name == recipe
 
@@ -74,6 +75,17 @@ def test_runs_on_different_data_are_not_compared(tmp_path: Path, make_run: Run) 
     subsets = {write(tmp_path, make_run(name, "quick")).subset for name in names}
     frame = orders(groups(unchanged(tmp_path)))
     assert len(subsets) == 2 and set(frame[frame["second"] == names[1]]["verdict"]) == {"no equal runs"}
+
+
+def test_a_single_run_of_another_setting_displaces_no_seeds(tmp_path: Path, make_run: Run) -> None:
+    for name in (PLAIN, HEAD):
+        for seed in range(3):
+            write(tmp_path, make_run(name, seed=seed))
+    record, table = make_run(PLAIN, seed=9)
+    for rate in (0.001, 0.9):
+        recipe = dataclasses.replace(record.recipe, lr=rate)
+        write(tmp_path / f"{rate}", (dataclasses.replace(record, recipe=recipe), table))
+    assert len(unchanged(tmp_path)) == 8 and of_pair(tmp_path)["runs"] == (3, 3)
 
 
 def test_one_run_has_the_assumed_spread(tmp_path: Path, make_run: Run) -> None:
