@@ -55,9 +55,9 @@ def prune(net: Prunable) -> Prunable:
     Raises:
         ValueError: hooks, training mode, weights that are not finite. The pruned net in turn refuses finite p,
             training mode, images or boxes that leave [0, 1], types smaller than float32, and layers, weights, biases,
-            running means or a normalisation changed since. Writes to weights that torch does not count, those through
-            `.data`, NumPy or a fused optimiser, it does not see: what runs over the shortlists, certificates too, goes
-            on with the old weights; gradients, other precisions and `save` take the new ones.
+            running means or a normalisation changed since. Writes to weights that torch does not count (through
+            `.data`, NumPy or a fused optimiser) go unnoticed: shortlists, and so certificates, keep the old weights;
+            gradients, other precisions and `save` take the new ones.
         TypeError: another kind of net, other layers, replaced methods, weights that are not float32.
     """
     _check(net)

@@ -58,11 +58,11 @@ def lp_dist(x: Tensor, w: Tensor, p: float = math.inf) -> Tensor:
         y [B, O]. For p = inf in float32 each entry is exactly max_i |fl(x_i - w_i)|. NaN in gives NaN out.
 
     The gradient at p = inf is one signed unit vector per (b, o), at the first maximal index, with sign(0) = +1; at
-    finite p it is sign(t) (|t| / y)^(p - 1) for t = x - w, with sign(0) = 0, and 0 where y = 0. The kernels' is off by
-    at most p 2^-22 of its largest entry (4 2^-22 below p = 4), however many samples or outputs are equal, and up to
-    8192 terms; where pulls cancel, of the sum of their sizes (more for 1 < p < 1.2 and terms 2^126 times as large as
-    others). Finite p above 2^14 runs the reference, far slower. On CUDA an infinite gradient in y gives NaN at p = inf,
-    and beside inputs beyond 2^77 distances below 2^-126 lose their precision.
+    finite p it is sign(t) (|t| / y)^(p - 1) for t = x - w, with sign(0) = 0, and 0 where y = 0. With up to 8192
+    features the kernels' is off by at most p 2^-22 of its largest entry (2^-20 below p = 4), however many samples or
+    outputs are equal; where contributions cancel, of the sum of their sizes. It is off by more only for 1 < p < 1.2 and
+    terms 2^126 times as large as others. Finite p above 2^14 runs the reference, far slower. On CUDA an infinite
+    gradient in y gives NaN at p = inf, and beside inputs beyond 2^77 distances below 2^-126 lose their precision.
 
     Raises:
         ValueError: features that do not match or are none, or p outside [1, inf].

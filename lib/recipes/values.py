@@ -36,8 +36,8 @@ def number(value: object, name: str) -> float:
 
 
 def typed(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type of its field: real numbers become floats, integers of NumPy plain ones and lists tuples, and
-    "none" is None where a field may be.
+    """`value` as the type of its field: real numbers become floats, integers of NumPy or torch plain ones and lists
+    tuples, and "none" is None where a field may be.
 
     Raises ValueError, TypeError: naming `name`, the value and what was expected.
     """
@@ -49,6 +49,8 @@ def typed(name: str, value: Any, hint: Any) -> Any:
         return None if is_none(value) else typed(name, value, get_args(hint)[0])
     if get_origin(hint) is tuple:
         return _typed_tuple(name, value, get_args(hint))
+    if hint in (int, float):
+        value = without_dimension(value)
     if hint is float and not isinstance(value, bool) and isinstance(value, Real):
         converted = nearest_float(value)
         if not math.isfinite(converted):

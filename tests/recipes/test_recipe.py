@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lib.recipes import Recipe, load, names
 
@@ -31,6 +32,8 @@ def test_numbers_of_other_libraries_become_plain_ones(plain: Recipe) -> None:
     replaced = plain.replace(lr=np.float32(0.25), theta=Fraction(1, 4), width=np.int64(64), mean=[np.float32(0.5)])
     assert replaced == plain.replace(lr=0.25, theta=0.25, width=64, mean=[0.5])
     assert json.loads(json.dumps(replaced.as_dict()))["width"] == 64
+    quarter, half = torch.tensor(0.25), torch.tensor(0.5)
+    assert plain.replace(lr=quarter, theta=np.array(0.25), width=torch.tensor(64), mean=[half]) == replaced
 
 
 @pytest.mark.parametrize(
