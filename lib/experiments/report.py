@@ -101,12 +101,12 @@ def _claims(ledger: Groups) -> pd.DataFrame:
 
 def row(record: Record) -> pd.DataFrame:
     """One run beside the paper's number at the same radius, rounded, as texts."""
-    return pd.DataFrame([_cells("this run", record), _paper_cells(record)]).set_index("").fillna("")
+    return _named([_cells("this run", record), _paper_cells(record)])
 
 
 def compared(runs: Mapping[str, Record]) -> pd.DataFrame:
     """Runs by name, as in `row`, with the accuracies that the paper prints for their recipes."""
-    table = pd.DataFrame([_cells(name, record) for name, record in runs.items()]).set_index("").fillna("")
+    table = _named([_cells(name, record) for name, record in runs.items()])
     papers = [_paper_cells(record) for record in runs.values()]
     for measure in ("clean (%)", "robust (%)", "certified (%)"):
         theirs = [paper.get(measure, "-") for paper in papers]
@@ -144,6 +144,11 @@ def write_tables(results: str | Path, folder: str | Path) -> list[Path]:
         with replacing(folder / name) as new:
             new.write_text(_GENERATED + text, encoding="utf-8")
     return [folder / name for name in pages]
+
+
+def _named(rows: list[dict[str, str]]) -> pd.DataFrame:
+    """Rows under the names in their column ""; the index has no name itself, which would be a row of empty heads."""
+    return pd.DataFrame(rows).set_index("").rename_axis(None).fillna("")
 
 
 def _cells(name: str, record: Record) -> dict[str, str]:
