@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,17 +21,15 @@ from lib.device import Device, resolve_device
 from lib.experiments import ledger, provenance
 from lib.experiments.evaluate import ATTACKS, CERTIFICATES, evaluate
 from lib.experiments.record import Record, Table
-from lib.experiments.twin import find_twin
-from lib.nets.arguments import integer
+from lib.experiments.twin import Twin, find_twin
 from lib.nets.models import Net, build
-from lib.nets.store import load, save
+from lib.nets.store import save
 from lib.recipes import Budget, Recipe
-from lib.recipes.values import nearest_float, without_dimension
 from lib.training.checkpoint import Origin, origins_of, read_checkpoint
 from lib.training.data import as_found, load_data
 from lib.training.datasets import Images
 from lib.training.endings import Unfinished
-from lib.training.fit import fit, total_steps
+from lib.training.fit import fit, plain_numbers, total_steps
 from lib.training.ranks import check_ranks, node_rank
 
 SHARE = 0.5  # of max_minutes that training may take where the evaluation is to follow in the same call
@@ -80,12 +77,11 @@ def run(
             before work starts.
         FileNotFoundError: data that is not there and cannot be downloaded.
         lib.training.endings.Unfinished: max_minutes ran out.
-        lib.training.endings.Diverged: the loss is no finite number any more; training stopped there.
+        lib.training.endings.Diverged: a loss or a weight is no finite number any more; training stopped there.
         lib.training.endings.Elsewhere: on every machine but the first, which evaluates and writes.
     """
     resolved, changed = _resolve(recipe, budget, overrides)
-    seed, devices, num_nodes = _whole("seed", seed, 0), _whole("devices", devices, 1), _whole("num_nodes", num_nodes, 1)
-    max_minutes = _minutes(max_minutes)
+    seed, devices, num_nodes, max_minutes = plain_numbers(seed, devices, num_nodes, max_minutes)
     _check_folder(results)
     target = resolve_device(device)
     check_ranks(resolved, target, devices, num_nodes)
@@ -103,7 +99,7 @@ def run(
             torch.cuda.reset_peak_memory_stats(target)
         twin = find_twin(path, resolved, budget, seed, origin) if num_nodes == 1 else None
         if twin is not None:
-            trained = _take_over(*twin, origin, progress)
+            trained = _take_over(twin, origin, progress)
         else:
             trained = _train(
                 resolved,
@@ -176,10 +172,10 @@ def _train(
     return _Trained(net, history, [*origins_of(read_checkpoint(checkpoint)), origin])
 
 
-def _take_over(path: Path, twin: Record, origin: Origin, progress: bool) -> _Trained:
+def _take_over(twin: Twin, origin: Origin, progress: bool) -> _Trained:
     if progress:
-        print(f"{path} has trained this net already; it is evaluated now", file=sys.stderr)
-    return _Trained(load(path.with_suffix(".safetensors")), twin.history, [origin])
+        print(f"{twin.path} has trained this net already; it is evaluated now", file=sys.stderr)
+    return _Trained(twin.net, twin.record.history, [origin])
 
 
 def _measure(
@@ -212,26 +208,9 @@ def _measure(
     return record, table
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    try:
-        return integer(name, value, at_least=least)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least} and below 2^63") from error
-
-
 def _check_folder(results: Any) -> None:
     if not isinstance(results, str | Path) or (Path(results).exists() and not Path(results).is_dir()):
         raise ValueError(f"results is {results}, expected a folder")
-
-
-def _minutes(value: Any) -> float | None:
-    if value is None:
-        return None
-    plain = without_dimension(value)
-    # true is no minute
-    if isinstance(plain, bool) or not isinstance(plain, Real) or not nearest_float(plain) > 0:
-        raise ValueError(f"max_minutes is {value!r}, expected a positive number or None")
-    return nearest_float(plain)
 
 
 def _check_replaces(path: Path, recipe: Recipe) -> None:

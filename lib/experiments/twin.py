@@ -1,17 +1,29 @@
 """The twin of a run: an earlier one that trained the very same net and evaluated it otherwise."""
 
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from lib.experiments import ledger
 from lib.experiments.record import Record
+from lib.nets.models import Net
+from lib.nets.store import load
 from lib.recipes import Recipe
 from lib.training.checkpoint import Origin
 
 EVALUATION = ("eps_test", "pgd_steps", "test_limit")  # the fields of a recipe that training never reads
 
 
-def find_twin(path: Path, recipe: Recipe, budget: str, seed: int, origin: Origin) -> tuple[Path, Record] | None:
-    """The record beside `path`, and where it lies, whose weights this run would train; None where there is none.
+class Twin(NamedTuple):
+    """A record, where it lies, and the net that its run trained."""
+
+    path: Path
+    record: Record
+    net: Net
+
+
+def find_twin(path: Path, recipe: Recipe, budget: str, seed: int, origin: Origin) -> Twin | None:
+    """The record beside `path` whose net this run would train, with that net; None where there is none that reads.
 
     A twin has the same recipe but for `EVALUATION`, the same budget and seed, and the same clean commit, versions and
     device trained it.
@@ -26,19 +38,12 @@ def find_twin(path: Path, recipe: Recipe, budget: str, seed: int, origin: Origin
         return None
     wanted = {"budget": budget, "seed": seed} | origin._asdict()
     for other in sorted(path.parent.glob("*.json")):
-        if other != path and other.with_suffix(".safetensors").is_file():
-            record = _readable(other)
-            if record is not None and _alike(record, recipe) and wanted.items() <= vars(record).items():
-                return other, record
+        # files that are damaged, gone, of an older version or being replaced just now are in nobody's way here
+        with suppress(OSError, ValueError):
+            record = ledger.read(other)
+            if other != path and _alike(record, recipe) and wanted.items() <= vars(record).items():
+                return Twin(other, record, load(other.with_suffix(".safetensors")))
     return None
-
-
-def _readable(path: Path) -> Record | None:
-    """None for what an older version wrote, or another process replaces just now: it is in nobody's way here."""
-    try:
-        return ledger.read(path)
-    except (OSError, ValueError):
-        return None
 
 
 def _alike(record: Record, recipe: Recipe) -> bool:

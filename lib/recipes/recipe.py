@@ -24,7 +24,7 @@ class Recipe:
         name: recipes/NAME.toml, and the folder of its records below results/.
 
         dataset: "digits", "mnist", "fashion-mnist", "cifar10" or "tiny-imagenet".
-        input_shape: channels, height, width of one image.
+        input_shape: channels, height, width of one image, or of the piece cut out of it (tiny-imagenet).
         classes: K, number of labels, at least 2.
         mean: per-channel mean of the pixels, each in [0, 1].
         std: sigma, one standard deviation of the pixels for all channels, above 0.

@@ -52,8 +52,13 @@ class History(Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         seconds, (loss, correct) = time.monotonic() - self.began, self._total(trainer)
+        self._check_finite(loss)
         # an overflowing gradient spoils the weights first, and the loss a step later
-        self._check_finite(math.nan if not_finite(checkpoint["state_dict"]) else loss)
+        if name := not_finite(checkpoint["state_dict"]):
+            raise Diverged(
+                f"{self.recipe.name} diverged: {name} is not finite after step {trainer.global_step}, "
+                "expected finite weights"
+            )
         checkpoint |= {"history": self.rows, "tally": [loss, correct], "seconds": seconds}
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -169,8 +174,12 @@ class AtomicIO(TorchCheckpointIO):
     """Checkpoints are replaced whole, and read without unpickling anything but tensors and plain types."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with replacing(Path(path)) as new:
-            torch.save(checkpoint, new)
+        with replacing(Path(path)) as new, new.open("wb") as stream:
+            try:
+                torch.save(checkpoint, stream)
+            except RuntimeError as error:
+                # torch's writer, closed by an exception such as that of a full disk, hides it behind one of its own
+                raise error.__context__ or error from None
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

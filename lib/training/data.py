@@ -10,7 +10,7 @@ from torch import Tensor
 from lib.recipes import Recipe
 from lib.recipes.values import refuse_unknown
 from lib.training import datasets, tiny_imagenet
-from lib.training.datasets import DataSplit, Images
+from lib.training.datasets import CUT, DataSplit, Images
 
 
 def load_data(recipe: Recipe, data_root: str | Path | None = None) -> DataSplit:
@@ -18,9 +18,9 @@ def load_data(recipe: Recipe, data_root: str | Path | None = None) -> DataSplit:
     except for Tiny ImageNet, which it does not know.
 
     `validation` replaces the test images by the last 5,000 (digits: 287) of a fixed permutation of the training images
-    and trains on the others. A limit of n keeps the first n of a fixed permutation of what is then left. Where images
-    are larger than the recipe's, those to evaluate on are cut to their centres; for those to train on see `augment` in
-    `draws.py`.
+    and trains on the others. A limit of n keeps the first n of a fixed permutation of what is then left. Of Tiny
+    ImageNet, whose images may be larger than the recipe's, those to evaluate on are cut to their centres; for those to
+    train on see `augment` in `draws.py`.
 
     Raises:
         FileNotFoundError: the files are missing and could not be downloaded.
@@ -102,31 +102,30 @@ def _centred(images: Images, shape: tuple[int, int, int]) -> Images:
 
 
 def check_images(recipe: Recipe, images: Images) -> None:
-    """Raises ValueError unless images, such as those of one's own, can be trained on by a recipe."""
+    """Raises ValueError unless images, such as those of one's own, can be trained on by a recipe.
+
+    They may be larger than its input_shape only where those of its data set are cut.
+    """
     if not len(images):
         raise ValueError("train has 0 images, expected at least one")
     shape, last = tuple(images.pixels.shape[1:]), int(images.labels.max())
-    if not _can_be_cut(shape, recipe):
-        raise ValueError(
-            f"train has images of shape {shape}, expected input_shape = {recipe.input_shape}, or as many pixels more "
-            "in height as in width"
-        )
+    if not _fits(shape, recipe):
+        larger = ", or as many pixels more in height as in width" if recipe.dataset in CUT else ""
+        raise ValueError(f"train has images of shape {shape}, expected input_shape = {recipe.input_shape}{larger}")
     if last >= recipe.classes:
         raise ValueError(f"train has labels up to {last}, expected less than classes = {recipe.classes}")
 
 
-def _can_be_cut(shape: tuple[int, ...], recipe: Recipe) -> bool:
+def _fits(shape: tuple[int, ...], recipe: Recipe) -> bool:
     beyond = [whole - part for whole, part in zip(shape, recipe.input_shape, strict=True)]
-    return beyond[0] == 0 and beyond[1] == beyond[2] >= 0
+    return not any(beyond) or (recipe.dataset in CUT and beyond[0] == 0 and beyond[1] == beyond[2] > 0)
 
 
 def _check_fit(recipe: Recipe, images: Images) -> None:
     shape, classes = tuple(images.pixels.shape[1:]), int(images.labels.max()) + 1
-    if not _can_be_cut(shape, recipe):
-        raise ValueError(
-            f"input_shape is {recipe.input_shape}, expected {shape} for data set {recipe.dataset!r}, or a crop with "
-            f"as many pixels less in height as in width"
-        )
+    if not _fits(shape, recipe):
+        crop = ", or a crop with as many pixels less in height as in width" if recipe.dataset in CUT else ""
+        raise ValueError(f"input_shape is {recipe.input_shape}, expected {shape} for data set {recipe.dataset!r}{crop}")
     if classes != recipe.classes:
         raise ValueError(f"classes is {recipe.classes}, expected {classes} for data set {recipe.dataset!r}")
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
@@ -16,6 +17,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from lib.training import tiny_imagenet
+
+CUT = frozenset({"tiny-imagenet"})  # data sets whose images may be larger than a recipe's, which are cut out of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,7 @@ class Images:
                 f"pixels and labels have shapes {list(self.pixels.shape)} and {list(self.labels.shape)}, "
                 "expected [N, C, H, W] and [N]"
             )
-        if self.pixels.numel() and not self.pixels.is_meta:
+        if self.pixels.numel():
             _check_values(self.pixels, self.labels, self.scale)
 
     def __len__(self) -> int:
@@ -139,7 +142,8 @@ def _from_torchvision(name: str, root: Path) -> DataSplit:
     try:
         parts = [dataset(root, train=train, download=False) for train in (True, False)]
     except Exception as error:  # torchvision meets damaged files with errors of many types
-        raise ValueError(f"data set {name!r} in {origin} is damaged: {error}") from error
+        cause = str(error) or type(error).__name__  # a bare assertion says nothing
+        raise ValueError(f"data set {name!r} in {origin} is damaged: {cause}") from error
     return _verified(
         name, DataSplit(*(_images(_channels_first(part.data), part.targets, 255) for part in parts)), origin
     )
@@ -152,20 +156,36 @@ def _channels_first(pixels: Any) -> Any:
 
 
 def _download_missing(name: str, dataset: Callable[..., Any], root: Path) -> None:
-    missing = [file for file in _SOURCES[name].files if not (root / file).is_file()]
-    if not missing:
+    lock = root / f".{name}.lock"
+    if not lock.exists() and not _missing(name, root):
         return
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock"):  # another run may be downloading the same files
+    with _locked(lock):  # another run may be unpacking these files
+        missing = _missing(name, root)
+        if not missing:
+            return
+        try:
             dataset(root, train=True, download=True)
-    except (RuntimeError, OSError, HTTPException) as error:
-        cause = " ".join(str(error).split())
-        raise FileNotFoundError(
-            f"data set {name!r} was looked for in {root.absolute()}, which lacks {', '.join(missing)}, and torchvision "
-            f"could not download it ({cause}): set LINF_DATA or data_root to a folder that holds it, or put its files "
-            f"there, or run where torchvision can download"
-        ) from error
+        except (RuntimeError, OSError, HTTPException) as error:
+            cause = " ".join(str(error).split())
+            raise FileNotFoundError(
+                f"data set {name!r} was looked for in {root.absolute()}, which lacks {', '.join(missing)}, and "
+                f"torchvision could not download it ({cause}): set LINF_DATA or data_root to a folder that holds it, "
+                f"or put its files there, or run where torchvision can download"
+            ) from error
+
+
+def _missing(name: str, root: Path) -> list[str]:
+    return [file for file in _SOURCES[name].files if not (root / file).is_file()]
+
+
+@contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    """Holds the lock of a data set; a folder that takes none, as where nothing can be written, is read without."""
+    with ExitStack() as held:
+        with suppress(OSError, NotImplementedError):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(lock))
+        yield
 
 
 def _verified(name: str, split: DataSplit, origin: str) -> DataSplit:

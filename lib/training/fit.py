@@ -8,7 +8,9 @@ import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -18,8 +20,12 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from lib.device import resolve_device
+from lib.nets.arguments import integer
+from lib.nets.base import CompositeNet, PlainNet
+from lib.nets.checks import kind_of
 from lib.nets.models import Net
 from lib.recipes import Recipe
+from lib.recipes.values import nearest_float, without_dimension
 from lib.training.callbacks import AtomicIO, History, Keeper, Progress
 from lib.training.checkpoint import UNKNOWN, Origin, check_same_run, read_checkpoint
 from lib.training.data import check_images
@@ -57,7 +63,9 @@ def fit(
 
     Args:
         net: the net to train; its own weights are the start, unless there is a checkpoint.
-        recipe: loss, schedules, optimiser, augmentation, batch size.
+        recipe: loss, schedules, optimiser, augmentation, batch size. What made the net (model, width, depth, hidden,
+            identity, mean, std), limits, validation, eps_test and pgd_steps are not read; of dataset only whether its
+            images may be cut.
         train: the training images, those of a data set or your own; a copy is held on each device.
         seed: with the step's number it decides order and augmentation.
         device: "auto", "cpu" or "cuda".
@@ -74,13 +82,16 @@ def fit(
         images at the p of each step, seconds.
 
     Raises:
-        ValueError: a net or training images that do not fit the recipe, no images, unknown device, a run that cannot be
-            split so (see `check_ranks`), or a checkpoint that is damaged or of another run, on other images too.
+        ValueError: a net or training images that do not fit the recipe, no images, unknown device, a number out of
+            range, a run that cannot be split so (see `check_ranks`), or a checkpoint that is damaged or of another run,
+            of another net or on other images too.
+        TypeError: a net of another kind than the loss is for.
         Unfinished: max_minutes ran out.
-        Diverged: the loss is no finite number any more.
+        Diverged: a loss or a weight is no finite number any more.
         Elsewhere: on every machine but the first.
         SystemExit: TERMINATED, where SIGTERM asked training to end; it is saved.
     """
+    seed, devices, num_nodes, max_minutes = plain_numbers(seed, devices, num_nodes, max_minutes)
     _check_net(recipe, net)
     check_images(recipe, train)
     workdir = Path(workdir)
@@ -88,6 +99,7 @@ def fit(
     check_ranks(recipe, target, devices, num_nodes)
     path = workdir / "last.ckpt"
     run = recipe.as_dict() | {"seed": seed, "images": len(train), "fingerprint": train.fingerprint()}
+    run |= {"net": type(net).__name__} | {f"net.{name}": value for name, value in net.config.items()}
     resume = path.exists()
     if resume:
         check_same_run(path, run)
@@ -118,10 +130,44 @@ def fit(
     return rows
 
 
+def plain_numbers(seed: Any, devices: Any, num_nodes: Any, max_minutes: Any) -> tuple[int, int, int, float | None]:
+    """These arguments of `fit`, whatever library they come from, as plain numbers.
+
+    Raises ValueError for the first that is none, or out of range.
+    """
+    return (
+        _whole("seed", seed, 0),
+        _whole("devices", devices, 1),
+        _whole("num_nodes", num_nodes, 1),
+        _minutes(max_minutes),
+    )
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    try:
+        return integer(name, value, at_least=least)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {value!r}, expected a whole number of at least {least} and below 2^63") from error
+
+
+def _minutes(value: Any) -> float | None:
+    if value is None:
+        return None
+    plain = without_dimension(value)
+    # true is no minute
+    if isinstance(plain, bool) or not isinstance(plain, Real) or not nearest_float(plain) > 0:
+        raise ValueError(f"max_minutes is {value!r}, expected a positive number or None")
+    return nearest_float(plain)
+
+
 def _check_net(recipe: Recipe, net: Net) -> None:
-    for name, expected in (("input_shape", recipe.input_shape), ("num_classes", recipe.classes)):
-        if getattr(net, name, expected) != expected:
-            raise ValueError(f"net has {name} = {getattr(net, name)}, expected {expected}, as in the recipe")
+    kind = CompositeNet if recipe.loss == "ibp" else PlainNet
+    if not isinstance(net, kind):
+        raise TypeError(f"net must be a {kind.__name__} for loss {recipe.loss!r}, got {kind_of(net)}")
+    wanted = {"input_shape": list(recipe.input_shape), "num_classes": recipe.classes, "keep_prob": recipe.keep_prob}
+    for name, expected in wanted.items():
+        if (found := net.config.get(name)) != expected:
+            raise ValueError(f"net has {name} = {found}, expected {expected}, as in the recipe")
 
 
 def total_steps(recipe: Recipe, images: int) -> int:

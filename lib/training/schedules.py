@@ -15,7 +15,7 @@ class Knobs(NamedTuple):
     p: float  # exponent of the distances, and of the l_p decay
     lr: float  # learning rate
     eps: float  # radius of the training box, pixels; 0 for the hinge
-    kappa: float  # weight of the natural cross-entropy; 1 for the hinge, which has no box
+    kappa: float  # weight of the natural cross-entropy (Eq. 22), constant; 1 for the hinge, which has no box
     ce_weight: float  # weight of the cross-entropy beside the clipped hinge; 0 without one
 
 
@@ -27,7 +27,7 @@ def knobs_at(recipe: Recipe, progress: float) -> Knobs:
         p=p_at(recipe, progress),
         lr=lr_at(recipe, progress),
         eps=eps_at(recipe, progress),
-        kappa=kappa_at(recipe, progress),
+        kappa=1.0 if recipe.kappa_natural is None else recipe.kappa_natural,
         ce_weight=ce_weight_at(recipe, progress),
     )
 
@@ -69,11 +69,6 @@ def eps_at(recipe: Recipe, progress: float) -> float:
     if progress >= recipe.eps_warmup_epochs:
         return recipe.eps_train
     return recipe.eps_train * progress / recipe.eps_warmup_epochs
-
-
-def kappa_at(recipe: Recipe, progress: float) -> float:
-    """The weight of the natural term of Eq. 22, constant in the paper; 1 for the hinge, which has no other term."""
-    return 1.0 if recipe.kappa_natural is None else recipe.kappa_natural
 
 
 def ce_weight_at(recipe: Recipe, progress: float) -> float:

@@ -1,5 +1,6 @@
 """A run that differs only in its evaluation takes the net of an earlier one over; any other trains its own."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,20 @@ def test_other_versions_train_their_own(tmp_path: Path, monkeypatch: pytest.Monk
 def test_weights_that_are_gone_are_trained_again(tmp_path: Path) -> None:
     ledger.path_of(tmp_path, smoke(tmp_path)).with_suffix(".safetensors").unlink()
     assert trains(tmp_path, eps_test=0.03)
+
+
+def test_weights_that_are_damaged_are_in_nobodys_way(tmp_path: Path) -> None:
+    path = ledger.path_of(tmp_path, smoke(tmp_path)).with_suffix(".safetensors")
+    os.truncate(path, 1000)
+    assert trains(tmp_path, eps_test=0.03)
+
+
+def test_behind_damaged_weights_others_are_found(tmp_path: Path) -> None:
+    for eps in (0.1, 0.03):
+        smoke(tmp_path, eps_test=eps)
+    first, _ = sorted(tmp_path.rglob("*.safetensors"))
+    os.truncate(first, 1000)
+    assert not trains(tmp_path, eps_test=0.05)
 
 
 def test_a_record_that_cannot_be_read_is_in_nobodys_way(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Checkpoints: whose they are, and what is no checkpoint of the run that would go on."""
 
 import dataclasses
+import errno
+import io
 import os
 import subprocess
 import sys
@@ -10,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from lib.nets.models import build
+from lib.nets.models import LInfDistNet, build
+from lib.theory.addernet import AdderNet
+from lib.training.callbacks import AtomicIO
 from lib.training.checkpoint import Origin, origins_of, read_checkpoint
 from lib.training.endings import Unfinished
 from lib.training.fit import fit
@@ -40,6 +44,16 @@ def test_the_checkpoint_of_another_run_is_refused(
     train(tiny(epochs_ramp=0, epochs_inf=0), tmp_path)
     with pytest.raises(ValueError, match=f"last.ckpt belongs to another run: {difference}"):
         train(tiny(epochs_ramp=0, epochs_inf=0, **changes), tmp_path, **options)
+
+
+def test_a_run_does_not_go_on_with_another_net(tmp_path: Path) -> None:
+    recipe, shape = tiny(epochs_ramp=0, epochs_inf=0), (1, 8, 8)
+    train(recipe, tmp_path, net=LInfDistNet(shape, 10, width=7, depth=2, std=0.9))
+    with pytest.raises(ValueError, match=r"belongs to another run: net.std is 0.9 there, expected 0.1;"):
+        train(recipe, tmp_path, net=LInfDistNet(shape, 10, width=7, depth=2, std=0.1))
+    other = AdderNet(shape, 10, width=7, depth=2, std=0.9)
+    with pytest.raises(ValueError, match="belongs to another run: net is 'LInfDistNet' there, expected 'AdderNet'"):
+        fit(other, recipe, images(recipe), seed=0, device="cpu", workdir=tmp_path, progress=False)
 
 
 @pytest.mark.parametrize("changed", ["pixels", "labels", "scale"])
@@ -73,6 +87,24 @@ def test_a_checkpoint_of_something_else_is_refused(content: Any, tmp_path: Path)
     torch.save(content, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match=r"last.ckpt is a checkpoint of something else"):
         train(tiny(), tmp_path)
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_what_ends_the_writing_of_one_is_raised_itself_and_leaves_the_one_before(
+    failure: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.RawIOBase):
+        def write(self, content: Any) -> int:
+            if len(content) > 1000:
+                raise failure
+            return len(content)
+
+    (tmp_path / "last.ckpt").write_text("before")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda *_: Full())
+        with pytest.raises(type(failure)):
+            AtomicIO().save_checkpoint({"weights": torch.zeros(1000)}, tmp_path / "last.ckpt")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 
 def test_is_read_without_lightning() -> None:

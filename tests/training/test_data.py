@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lib import recipes
-from lib.training.data import batch, class_names, load_data
+from lib.training.data import batch, centre, class_names, load_data
 from lib.training.datasets import Images
 
 DIGITS = recipes.load("digits/linf-dist-net", "laptop")
@@ -73,16 +73,12 @@ class TestDigits:
         whole, limited = load_data(DIGITS), load_data(DIGITS.replace(train_limit=1437, test_limit=360))
         assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(whole, limited, strict=True))
 
-    def test_smaller_recipes_evaluate_on_the_centres(self):
-        (train, test), whole = load_data(DIGITS.replace(input_shape=(1, 5, 5))), load_data(DIGITS)
-        assert torch.equal(train.pixels, whole.train.pixels)
-        assert torch.equal(test.pixels, whole.test.pixels[:, :, 1:6, 1:6])
-
     def test_a_recipe_that_does_not_fit_is_refused(self):
         with pytest.raises(ValueError, match=r"input_shape is \(1, 8, 9\), expected \(1, 8, 8\)"):
             load_data(DIGITS.replace(input_shape=(1, 8, 9)))
-        with pytest.raises(ValueError, match=r"input_shape is \(1, 7, 8\), expected \(1, 8, 8\)"):
-            load_data(DIGITS.replace(input_shape=(1, 7, 8)))
+        # larger images are no reason to cut
+        with pytest.raises(ValueError, match=r"input_shape is \(1, 5, 5\), expected \(1, 8, 8\) for .* 'digits'$"):
+            load_data(DIGITS.replace(input_shape=(1, 5, 5)))
         with pytest.raises(ValueError, match="classes is 9, expected 10"):
             load_data(DIGITS.replace(classes=9))
 
@@ -104,6 +100,17 @@ def test_an_unknown_data_set_is_refused_with_the_nearest():
 def test_validation_holds_out_5000(linf_data):
     train, test = load_data(MNIST.replace(validation=True), linf_data("mnist"))
     assert (len(train), len(test)) == (55000, 5000)
+
+
+def test_another_data_set_of_larger_images_is_refused(linf_data):
+    with pytest.raises(ValueError, match=r"^input_shape is \(1, 8, 8\), expected \(1, 28, 28\) for data set 'mnist'$"):
+        load_data(DIGITS.replace(dataset="mnist"), linf_data("mnist"))
+
+
+def test_the_centre_of_a_larger_image_lies_a_pixel_higher_where_it_cannot_be_exact():
+    x = torch.arange(64.0).view(1, 1, 8, 8)
+    assert torch.equal(centre(x, (5, 5)), x[:, :, 1:6, 1:6])
+    assert torch.equal(centre(x, (6, 8)), x[:, :, 1:7])
 
 
 def test_white_is_exactly_one_and_no_image_gives_no_pixels():

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from lib import recipes
 from lib.training.data import batch, load_data
-from lib.training.datasets import Images
+from lib.training.datasets import _SOURCES, Images
 
 MNIST = recipes.load("mnist/linf-dist-net", "laptop")
 FASHION = recipes.load("fashion-mnist/linf-dist-net", "laptop")
@@ -60,6 +61,13 @@ class TestMissingAndDamaged:
         with pytest.raises(ValueError, match=f"data set 'mnist' in {root} .* is damaged"):
             load_data(MNIST, root)
 
+    def test_what_torchvision_finds_no_words_for_is_called_by_its_name(self, offline, tmp_path):
+        for file in _SOURCES["mnist"].files:
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).write_bytes(bytes(16))
+        with pytest.raises(ValueError, match=f"data set 'mnist' in {tmp_path} .* is damaged: AssertionError$"):
+            load_data(MNIST, tmp_path)
+
     def test_one_wrong_bit_is_called_damaged(self, offline, linf_data, tmp_path):
         root = copy_mnist(linf_data("mnist"), tmp_path)
         path = root / "MNIST/raw/train-labels-idx1-ubyte"
@@ -79,6 +87,37 @@ class TestMissingAndDamaged:
         root = copy_mnist(linf_data("mnist"), tmp_path, "*.gz")
         train, test = load_data(MNIST, root)
         assert (len(train), len(test)) == (60000, 10000)
+
+
+class TestTheLock:
+    def test_files_that_another_run_is_unpacking_are_waited_for(self, offline, linf_data, tmp_path, monkeypatch):
+        root = copy_mnist(linf_data("mnist"), tmp_path)
+        path = root / "MNIST/raw/t10k-labels-idx1-ubyte"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:5000])
+        (root / ".mnist.lock").touch()
+
+        class Other(FileLock):
+            def acquire(self, *arguments, **options):
+                path.write_bytes(whole)
+                return super().acquire(*arguments, **options)
+
+        monkeypatch.setattr("lib.training.datasets.FileLock", Other)
+        assert len(load_data(MNIST, root).test) == 10000
+
+    def test_a_folder_that_cannot_be_written_is_read_without(self, offline, linf_data, tmp_path, monkeypatch):
+        def refused(*_):
+            raise PermissionError("read-only")
+
+        root = copy_mnist(linf_data("mnist"), tmp_path)
+        (root / ".mnist.lock").touch()
+        monkeypatch.setattr("lib.training.datasets.FileLock", refused)
+        assert len(load_data(MNIST, root).test) == 10000
+
+    def test_files_that_are_all_there_are_read_without_a_trace(self, offline, linf_data, tmp_path):
+        root = copy_mnist(linf_data("mnist"), tmp_path)
+        load_data(MNIST, root)
+        assert [path.name for path in root.iterdir()] == ["MNIST"]
 
 
 def copy_mnist(source: Path, target: Path, pattern: str = "*-ubyte") -> Path:
@@ -146,6 +185,7 @@ class TestImages:
         with pytest.raises((TypeError, ValueError), match=sentence):
             Images(**vars(self.images) | changes)
 
-    def test_they_move_to_a_device(self):
+    def test_they_move_to_a_device(self, monkeypatch):
+        monkeypatch.setattr("lib.training.datasets._check_values", lambda *_: None)  # which meta has none of
         moved = self.images.to("meta")
         assert moved.pixels.device.type == moved.labels.device.type == "meta"

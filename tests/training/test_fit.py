@@ -11,8 +11,9 @@ import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -30,7 +31,6 @@ from lib.training.draws import augment, epoch_order, step_generator
 from lib.training.endings import TERMINATED, Diverged, Unfinished
 from lib.training.fit import _Training, fit
 from lib.training.losses import clipped_hinge_loss, hinge_loss, ibp_loss
-from lib.training.objectives import make_objective
 from lib.training.optim import AdamLp
 from lib.training.schedules import knobs_at
 
@@ -192,6 +192,12 @@ class TestARunIsAFunctionOfRecipeAndSeed:
         features = net.features(batch(data, torch.arange(len(data))))
         torch.testing.assert_close(features.mean(0), torch.zeros(40), atol=1e-5, rtol=0)
 
+    def test_a_seed_of_numpy_is_the_same_seed_also_to_the_call_that_goes_on(self, tmp_path: Path) -> None:
+        net, history = train(tiny(), tmp_path, seed=np.int64(3))
+        again, rows = train(tiny(), tmp_path, seed=3)
+        assert_same(again, net)
+        assert rows == history
+
     def test_another_seed_gives_another_net(self, tmp_path: Path) -> None:
         first, _ = train(tiny(), tmp_path / "a")
         second, _ = train(tiny(), tmp_path / "b", seed=1)
@@ -285,10 +291,10 @@ class TestResume:
         whole, _ = train(tiny(), tmp_path / "whole")
         save = torch.save
 
-        def save_half(checkpoint: dict[str, Any], path: str) -> None:
-            save(checkpoint, path)
+        def save_half(checkpoint: dict[str, Any], stream: BinaryIO) -> None:
+            save(checkpoint, stream)
             if checkpoint["global_step"] == 7:
-                os.truncate(path, 1000)
+                stream.truncate(1000)
                 raise KilledError
 
         with monkeypatch.context() as patch:
@@ -376,9 +382,18 @@ class TestDivergence:
 
         monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", math.inf)
         monkeypatch.setattr(AdamLp, "step", overflow)
-        with pytest.raises(Diverged, match="is nan"):
+        with pytest.raises(
+            Diverged, match=r"diverged: net.layers.0.weight is not finite after step 3, expected finite"
+        ):
             train(tiny(batch_size=50), tmp_path)
         assert not (tmp_path / "last.ckpt").exists()
+
+    def test_of_the_weights_is_not_passed_off_as_one_of_the_loss(self, tmp_path: Path) -> None:
+        recipe = tiny(lr=1e39, batch_size=50, epochs_ramp=0, epochs_inf=0)
+        with pytest.raises(
+            Diverged, match=rf"^{PLAIN} diverged: net.layers.0.weight is not finite after step 1, expected"
+        ):
+            train(recipe, tmp_path)
 
 
 class TestManners:
@@ -452,12 +467,50 @@ def test_images_of_ones_own_are_trained_on_in_a_folder_named_by_a_text(tmp_path:
     assert (tmp_path / "new/last.ckpt").exists()
 
 
+def test_images_of_a_data_set_that_is_cut_may_be_larger(tmp_path: Path) -> None:
+    recipe = tiny(dataset="tiny-imagenet", input_shape=(1, 6, 6), epochs_ramp=0, epochs_inf=0)
+    net = build(recipe, seed=0)
+    rows = fit(net, recipe, images(tiny()), seed=0, device="cpu", workdir=tmp_path, progress=False)
+    assert len(rows) == 1
+
+
 class TestRefusals:
     def test_a_net_of_another_recipe(self, tmp_path: Path) -> None:
         recipe = tiny()
         for name, other in (("num_classes", {"classes": 11}), ("input_shape", {"input_shape": (1, 4, 4)})):
             with pytest.raises(ValueError, match=f"net has {name} = .*, expected .*, as in the recipe"):
                 train(recipe, tmp_path / "new", net=build(recipe.replace(**other), seed=0))
+        with pytest.raises(ValueError, match=r"net has keep_prob = 0.\d+, expected None, as in the recipe"):
+            train(recipe, tmp_path / "new", net=build(tiny(SORTED), seed=0))
+        assert not (tmp_path / "new").exists()
+
+    @pytest.mark.parametrize(
+        ("name", "net", "sentence"),
+        [
+            (COMPOSITE, build(tiny(), seed=0), "net must be a CompositeNet for loss 'ibp', got LInfDistNet"),
+            (PLAIN, build(tiny(COMPOSITE), seed=0), "net must be a PlainNet for loss 'hinge', got LInfDistNetMLP"),
+            (CLIPPED, build(tiny(COMPOSITE), seed=0), "net must be a PlainNet for loss 'clipped-hinge', got LInf"),
+            (PLAIN, torch.nn.Linear(64, 10), "net must be a PlainNet for loss 'hinge', got Linear"),
+        ],
+    )
+    def test_a_net_that_the_loss_is_not_for(self, name: str, net: Any, sentence: str, tmp_path: Path) -> None:
+        with pytest.raises(TypeError, match=f"^{sentence}"):
+            train(tiny(name), tmp_path / "new", net=net)
+        assert not (tmp_path / "new").exists()
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ({"seed": -1}, "seed is -1, expected a whole number of at least 0 and below"),
+            ({"seed": 0.5}, r"seed is 0\.5, expected a whole number"),
+            ({"devices": 0}, "devices is 0, expected a whole number of at least 1"),
+            ({"num_nodes": True}, "num_nodes is True, expected a whole number"),
+            ({"max_minutes": -1}, "max_minutes is -1, expected a positive number or None"),
+        ],
+    )
+    def test_numbers_out_of_range(self, options: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=f"^{sentence}"):
+            train(tiny(), tmp_path / "new", **options)
         assert not (tmp_path / "new").exists()
 
     def test_no_images(self, tmp_path: Path) -> None:
@@ -472,7 +525,11 @@ class TestRefusals:
         [
             ({"classes": 9}, "train has labels up to 9, expected less than classes = 9"),
             ({"input_shape": (1, 9, 9)}, r"train has images of shape \(1, 8, 8\), expected input_shape = \(1, 9, 9\)"),
-            ({"input_shape": (1, 6, 8)}, r"expected input_shape = \(1, 6, 8\), or as many pixels more in height"),
+            ({"input_shape": (1, 6, 6)}, r"train has images of shape \(1, 8, 8\), expected input_shape = \(1, 6, 6\)$"),
+            (
+                {"input_shape": (1, 6, 8), "dataset": "tiny-imagenet"},
+                r"expected input_shape = \(1, 6, 8\), or as many pixels more in height as in width$",
+            ),
         ],
     )
     def test_images_that_do_not_fit_the_recipe(self, changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
@@ -483,13 +540,6 @@ class TestRefusals:
     def test_an_unknown_device(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="device is 'gpu', expected one of auto, cpu, cuda"):
             train(tiny(), tmp_path, device="gpu")
-
-
-def test_a_loss_without_an_objective_is_refused_by_name() -> None:
-    recipe = tiny()
-    object.__setattr__(recipe, "loss", "square")
-    with pytest.raises(ValueError, match="loss is 'square', expected hinge, clipped-hinge or ibp"):
-        make_objective(recipe)
 
 
 @pytest.mark.parametrize("name", [PLAIN, COMPOSITE])

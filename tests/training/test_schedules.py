@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lib import recipes
-from lib.training.schedules import Knobs, ce_weight_at, eps_at, kappa_at, knobs_at, lr_at, p_at
+from lib.training.schedules import Knobs, ce_weight_at, eps_at, knobs_at, lr_at, p_at
 
 PLAIN = recipes.load("mnist/linf-dist-net", "paper")
 HEAD = recipes.load("mnist/linf-dist-net-mlp", "paper")
@@ -95,7 +95,7 @@ class TestRadius:
 
     def test_the_hinge_has_no_box(self):
         assert eps_at(PLAIN, 10) == 0
-        assert kappa_at(PLAIN, 10) == 1
+        assert knobs_at(PLAIN, 10).kappa == 1
 
 
 class TestWeightOfTheCrossEntropy:

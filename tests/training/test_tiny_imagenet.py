@@ -77,6 +77,11 @@ class TestReading:
         assert test.pixels.shape == (5, 3, 56, 56)
         assert test.pixels[0, 0, :, 9].tolist() == pytest.approx(range(4, 60), abs=1)
 
+    def test_a_piece_that_cannot_be_cut_from_the_middle_is_refused(self, root: Path) -> None:
+        sentence = r"input_shape is \(3, 56, 64\), expected \(3, 64, 64\) for data set 'tiny-imagenet', or a crop with"
+        with pytest.raises(ValueError, match=sentence):
+            load_data(SMALL.replace(input_shape=(3, 56, 64)), root)
+
     def test_a_part_of_the_data_is_said_in_the_recipe_and_keeps_its_order(self, root: Path) -> None:
         data = load_data(SMALL, root)
         found = as_found(SMALL, data)
