@@ -8,7 +8,6 @@ CLEAR := $(if $(wildcard $(READY)),,--clear)
 # Tiny ImageNet cannot be downloaded: its chapter runs where the data set is
 TINY := $(shell test -d "$${LINF_DATA:-data}/tiny-imagenet-200" && echo there)
 CHAPTERS = $(filter-out $(if $(TINY),,book/tiny_imagenet.ipynb),$(wildcard book/*.ipynb))
-RECORD := runs/digits/linf-dist-net/quick-0.json
 
 .PHONY: help setup run test lint tables bench book book-full
 
@@ -27,9 +26,8 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY)  ## one row end to end on real digits: train, certify, attack, compare
 	@mkdir -p runs
 	$(BIN)/papermill book/quickstart.ipynb runs/quickstart.ipynb
-	@$(BIN)/python -m lib show $(RECORD)
-	@echo "notebook  runs/quickstart.ipynb"
-	@echo "record    $(RECORD)"
+	@$(BIN)/python -m lib show runs/digits/linf-dist-net/quick-0.json
+	@echo "notebook: runs/quickstart.ipynb"
 
 test: lint  ## everything that has to hold before a change goes in
 	$(BIN)/pytest tests --cov --cov-report=term:skip-covered --cov-fail-under=90

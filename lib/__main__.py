@@ -6,7 +6,8 @@ import signal
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lib import recipes
@@ -28,11 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
     """
     commands: dict[str, Callable[..., int]] = {"run": _run, "table": _table, "tables": _tables, "show": _show}
     options = vars(_parser().parse_args(arguments))
+    command = options.pop("command")
     try:
-        return commands[options.pop("command")](**options)
-    except BrokenPipeError:
-        # whoever read has closed the pipe, as `head` does; the flush at exit must not fail on it again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with _flushed():
+            return commands[command](**options)
+    except BrokenPipeError:  # whoever read has closed the pipe, as `head` does
         return CLOSED
     except Elsewhere as share:
         print(share, file=sys.stderr)
@@ -41,11 +42,25 @@ def main(arguments: list[str] | None = None) -> int:
         print(stop, file=sys.stderr)
         return STOPPED
     except (KeyboardInterrupt, SystemExit) as stop:
-        print("stopped; the same call goes on", file=sys.stderr)
+        print("stopped; the same call goes on" if command == "run" else "stopped", file=sys.stderr)
         return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
     except (ValueError, TypeError, OSError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+@contextmanager
+def _flushed() -> Iterator[None]:
+    """What a block prints is written when it ends: Python does so at exit, where what fails is no longer caught."""
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            # the flush at exit must not fail on it again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -27,4 +27,6 @@ def replacing(path: Path) -> Iterator[Path]:
 def compact_json(body: Any, depth: int) -> str:
     """Indented JSON in which what lies deeper than so many levels stands on one line; NaN and infinity are refused."""
     text = json.dumps(body, indent=1, allow_nan=False)
-    return re.sub(rf"\n {{{depth + 1},}}|\n {{{depth}}}(?=[}}\]])", " ", text) + "\n"
+    deeper = "\n" + " " * (depth + 1) + " *"  # before what lies below the last level that has lines of its own
+    closing = "\n" + " " * depth + r"(?=[}\]])"  # before the bracket that ends it
+    return re.sub(f"{deeper}|{closing}", " ", text) + "\n"

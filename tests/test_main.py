@@ -135,6 +135,26 @@ def test_a_run_that_is_interrupted_says_so_in_one_sentence(
     assert main([*words, str(tmp_path)]) == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["table", "1"], "report.table"),
+        (["tables"], "report.write_tables"),
+        (["show", "results/mnist/linf-dist-net/quick-0.json"], "ledger.read"),
+    ],
+    ids=lambda each: each[0] if isinstance(each, list) else "",
+)
+def test_what_does_not_go_on_says_that_it_was_stopped_and_no_more(
+    words: list[str], where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"lib.experiments.{where}", interrupt)
+    assert main(words) == INTERRUPTED
+    assert capsys.readouterr().err == "stopped\n"
+
+
 def test_a_training_that_diverges_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "digits/linf-dist-net", "--budget", "smoke", "--set", "lr=1e38", "--results", str(tmp_path)]
     assert main(words) == 1
@@ -149,13 +169,25 @@ def test_table_prints_the_papers_rows_whatever_the_ledger_holds(
     assert "92.64" in printed and "no run yet" in printed
 
 
-def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_seen_enough_is_no_error(unbuffered: str) -> None:
     command = [sys.executable, "-m", "lib", "table", "1", "--results", str(ROOT / "results")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=env) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == CLOSED
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_one_sentence_and_status_one(unbuffered: str) -> None:
+    command = [sys.executable, "-m", "lib", "table", "1", "--results", str(ROOT / "results")]
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=env)
+    assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
 
 
 def test_the_follow_ups_are_a_table_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         "width": table["width"],
         "layers": table["depth"],
         "epochs": table["epochs"],
-        "of the paper's work": table["of_paper"].map(lambda share: "all" if share == 1 else f"1/{1 / share:,.0f}"),
+        "of the paper's work": table["of_paper"].map(_share),
         "runs": table["runs"].map(lambda runs: "" if math.isnan(runs) else f"{runs:.0f}"),
         "clean (%)": table["clean"].map(rounded),
         "certified (%)": [with_spread(row, "certified") for row in table.to_dict("records")],
@@ -107,6 +107,12 @@ def _draw(axes: "Axes", ours: pd.DataFrame, paper: Any, name: str, color: str) -
 def _comparable(record: Record, paper: Recipe) -> bool:
     same = record.recipe.name == paper.name and record.eps == paper.eps_test
     return same and record.overrides.keys() <= _SIZES and not record.recipe.train_limit
+
+
+def _share(of_paper: float) -> str:
+    if of_paper == 1:
+        return "all"
+    return f"1/{1 / of_paper:,.0f}" if of_paper <= 0.5 else f"{of_paper:.3g} x"
 
 
 def _rate(row: Mapping[Hashable, Any]) -> str:

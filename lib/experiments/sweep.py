@@ -1,5 +1,6 @@
 """What the Snakefile asks: which rows a sweep has, checked before the first job, and the notebook that runs a row."""
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ class Sweep(NamedTuple):
 
     recipes: list[str]
     seeds: list[int]
-    data_root: str | None  # None: LINF_DATA, else data/
+    data_root: str
     device: str
     threads: int  # of one row
 
@@ -37,13 +38,14 @@ class Sweep(NamedTuple):
     def arguments(self, recipe: str, budget: str, seed: str) -> str:
         """The options of papermill that make the notebook of `chapter` run this row, quoted for a shell."""
         values = {"recipe": recipe, "budget": budget, "seed": seed, "device": self.device, "data_root": self.data_root}
-        return " ".join(f"-p {name} {shlex.quote(value)}" for name, value in values.items() if value is not None)
+        return " ".join(f"-p {name} {shlex.quote(value)}" for name, value in values.items())
 
 
 def configured(config: Mapping[str, Any]) -> Sweep:
     """The sweep of a Snakemake configuration, whose values may also be texts, as the command line gives them.
 
-    Every recipe is read at every budget, so that a mistake in one stops the sweep before its first job.
+    Every recipe is read at every budget, so that a mistake in one stops the sweep before its first job. Data lie in
+    data_root, else LINF_DATA, else data/, from the folder of the checkout: jobs may run in another one, and elsewhere.
 
     Raises:
         ValueError: an unknown key or recipe, a bad value, or whatever is wrong in a recipe.
@@ -51,19 +53,15 @@ def configured(config: Mapping[str, Any]) -> Sweep:
     refuse_unknown(config, _DEFAULTS, "key of the sweep's configuration")
     values = _DEFAULTS | dict(config)
     chosen = names() if values["recipes"] == "all" else _list(values["recipes"])
+    # one in a file has no chapter that runs it
+    refuse_unknown(chosen, names(), "recipe", "one of recipes/ (`python -m lib run` takes the path of a file)")
     for recipe in chosen:
         for budget in BUDGETS:
             load(recipe, budget)
     seeds = [_whole("seeds", seed, 0) for seed in _list(values["seeds"])]
     refuse_unknown([values["device"]], DEVICES, "device")
-    root = values["data_root"]
-    return Sweep(
-        chosen,
-        seeds,
-        None if root is None else str(Path(root).absolute()),
-        values["device"],
-        _whole("threads", values["threads"], 1),
-    )
+    root = BOOK.parent / str(values["data_root"] or os.environ.get("LINF_DATA") or "data")
+    return Sweep(chosen, seeds, str(root), values["device"], _whole("threads", values["threads"], 1))
 
 
 def chapter(recipe: str) -> Path:

@@ -7,9 +7,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib.files import replacing
@@ -17,16 +17,18 @@ from lib.nets.checks import NETS, check_float32, check_parts, kind_of, not_finit
 from lib.nets.layers import LInfDist
 from lib.nets.models import Net
 from lib.nets.normalisation import Normalize
-from lib.nets.pruned import PrunedDist, ValidPixels
+from lib.nets.pruned import PrunedDist, Sealed, ValidPixels
 
 _CLASSES: dict[str, Callable[..., Net]] = {cls.__name__: cls for cls in NETS}
+# what pruning gives a part, and a file does not hold either: the net comes back as it was before
+_PRUNING = {"lists", "together"}
 
 
 def save(net: Net, path: str | Path) -> None:
     """Write weights, running means and architecture (normalisation included) to one file, atomically.
 
     Raises:
-        ValueError: a net that `load` would not give back: hooks, parts, numbers or a normalisation that it was not
+        ValueError: a net that `load` would not give back: hooks, parts, attributes or a normalisation that it was not
             built with, weights that are not finite, or one tensor in two places.
         TypeError: none of this library's nets, other layers, replaced methods, weights that are not float32; what is no
             path, an open file too.
@@ -39,8 +41,10 @@ def save(net: Net, path: str | Path) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path must lie in a folder that is there, got {path}")
     header = {"architecture": json.dumps({"class": type(net).__name__, "arguments": net.config})}
+    tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     with replacing(path) as new:
-        save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, new, metadata=header)
+        # its own save_file would write one that no other user can read
+        new.write_bytes(safetensors.torch.save(tensors, metadata=header))
 
 
 def load(path: str | Path) -> Net:
@@ -112,13 +116,10 @@ def _check_twin(net: Net, twin: Net) -> None:
     found, wanted = (dict(each.named_modules()) for each in (net, twin))
     for place in wanted | found:
         ours, theirs = _looks(found.get(place)), _looks(wanted.get(place))
+        if ours.get("class") == theirs.get("class"):
+            _check_attributes(found[place], wanted[place], place or type(net).__name__)
         if ours != theirs:
             trait = next(trait for trait in theirs | ours if ours.get(trait) != theirs.get(trait))
-            if theirs and trait not in theirs and not hasattr(wanted[place], trait):
-                raise ValueError(
-                    "net must have no attributes of your own to be saved, since a file does not hold them, "
-                    f"got {trait} in {place or type(net).__name__}"
-                )
             raise ValueError(
                 f"net must be what it was built as to be saved, got {trait} {ours.get(trait)} "
                 f"in {place or type(net).__name__}, expected {theirs.get(trait)}"
@@ -126,6 +127,18 @@ def _check_twin(net: Net, twin: Net) -> None:
     if missing := twin.state_dict().keys() - net.state_dict().keys():
         raise ValueError(
             f"net must have all its tensors in its state to be saved, got none of {', '.join(sorted(missing))}"
+        )
+
+
+def _check_attributes(part: nn.Module, built: nn.Module, place: str) -> None:
+    """Refuse attributes that a part does not have when it is built, of whatever type."""
+    made = _PRUNING if isinstance(part, Sealed) else set()
+    held = vars(part).keys() | part._parameters.keys() | part._buffers.keys()
+    # an underscore marks what tools leave for themselves: torch.compile does, on the net that it was given
+    if own := sorted(name for name in held - made if not name.startswith("_") and not hasattr(built, name)):
+        raise ValueError(
+            "net must have no attributes of your own to be saved, since a file does not hold them, "
+            f"got {own[0]} in {place}"
         )
 
 

@@ -2,6 +2,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lib.experiments import ledger
@@ -73,6 +74,16 @@ class TestCostTable:
         assert list(found["budget"]) == ["the paper's"]
         assert found["per_decade"].isna().all()
         assert shown(found).loc["the paper's", "certified (%)"] == "92.64"
+
+
+@pytest.mark.parametrize(
+    ("times", "text"),
+    [(1, "all"), (0.75, "0.75 x"), (2, "2 x"), (0.5, "1/2"), (0.45, "1/2"), (0.1, "1/10"), (1 / 4321, "1/4,321")],
+)
+def test_the_share_of_the_papers_work_is_readable_below_and_above_all_of_it(times: float, text: str) -> None:
+    row = {"budget": "gpu", "subset": "", "width": 1, "depth": 1, "epochs": 1, "of_paper": times, "runs": 1}
+    row |= dict.fromkeys(("clean", "certified", "certified_spread", "per_decade", "per_decade_spread"), math.nan)
+    assert list(shown(pd.DataFrame([row]))["of the paper's work"]) == [text]
 
 
 class TestPlotCosts:

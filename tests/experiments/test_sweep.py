@@ -8,9 +8,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 from lib.experiments import ledger, sweep
-from lib.recipes import names
+from lib.recipes import FOLDER, names
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,6 +47,8 @@ class TestConfiguration:
         [
             ({"seed": 1}, "unknown key of the sweep's configuration 'seed', did you mean 'seeds'"),
             ({"recipes": "mnist/linf-dist-nte"}, "unknown recipe 'mnist/linf-dist-nte', did you mean"),
+            ({"recipes": str(FOLDER / "mnist/linf-dist-net.toml")}, "unknown recipe '/.*linf-dist-net.toml', "),
+            ({"recipes": 5}, r"unknown recipe 5, expected one of recipes/ \(`python -m lib run` takes the path of"),
             ({"seeds": "0,x"}, "seeds has 'x', expected whole numbers of at least 0"),
             ({"seeds": [-1]}, "seeds has -1, expected"),
             ({"seeds": True}, "seeds has True, expected"),
@@ -57,16 +60,33 @@ class TestConfiguration:
         with pytest.raises(ValueError, match=sentence):
             sweep.configured(config)
 
+    def test_a_recipe_of_ones_own_which_has_no_chapter_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "mine.toml"
+        path.write_text('base = "digits/linf-dist-net"\n')
+        with pytest.raises(ValueError, match=r"unknown recipe '.*mine\.toml', expected one of recipes/"):
+            sweep.configured({"recipes": str(path)})
+
     def test_is_checked_without_torch(self) -> None:
         code = "import sys, lib.experiments.sweep as s; s.configured({}); sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
-    def test_a_row_runs_the_notebook_with_its_own_parameters_and_only_those_given(self) -> None:
-        plan = sweep.configured({"device": "cpu"})
+    def test_a_row_runs_the_notebook_with_its_own_parameters(self) -> None:
+        plan = sweep.configured({"device": "cpu", "data_root": "/sets"})
         words = plan.arguments("digits/linf-dist-net", "quick", "3")
-        assert words == "-p recipe digits/linf-dist-net -p budget quick -p seed 3 -p device cpu"
+        assert words == "-p recipe digits/linf-dist-net -p budget quick -p seed 3 -p device cpu -p data_root /sets"
         words = sweep.configured({"data_root": "my data"}).arguments("a", "b", "0")
-        assert shlex.split(words)[-2:] == ["data_root", str(Path("my data").absolute())]
+        assert shlex.split(words)[-2:] == ["data_root", str(ROOT / "my data")]
+
+    @pytest.mark.parametrize(
+        ("given", "variable", "folder"),
+        [("mine", "sets", "mine"), (None, "sets", "sets"), (None, "/sets", "/sets"), (None, "", "data")],
+    )
+    def test_data_lie_where_they_do_for_a_run_in_the_checkout(
+        self, given: str | None, variable: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LINF_DATA", variable)
+        monkeypatch.chdir(tmp_path)  # as snakemake -d does
+        assert sweep.configured({"data_root": given}).data_root == str(ROOT / folder)
 
     @pytest.mark.parametrize("recipe", names())
     def test_every_recipe_has_a_notebook_that_is_there(self, recipe: str) -> None:
@@ -78,16 +98,24 @@ class TestSnakefile:
     def test_every_recipe_is_a_job_of_a_budgets_target(self, tmp_path: Path, profile: str) -> None:
         said = snakemake(tmp_path, "-n", "gpu", profile=profile)
         assert said.endswith("status 0")
-        assert f"row         {len(names())}\n" in said
+        assert f"gpu_row       {len(names())}\n" in said
         assert "results/mnist/linf-dist-net/gpu-0.json" in said and "runs/mnist/linf-dist-net/gpu-0.ipynb" in said
         assert list(tmp_path.rglob("*.json")) == []
 
-    @pytest.mark.parametrize(("budget", "gpus"), [("quick", False), ("gpu", True)])
+    def test_data_are_not_looked_for_in_the_folder_of_the_rows(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("LINF_DATA", raising=False)
+        said = snakemake(tmp_path, "-n", "-p", "quick", "--config", "recipes=mnist/linf-dist-net")
+        assert f"-p data_root {ROOT}/data " in said
+
+    @pytest.mark.parametrize(("budget", "gpus"), [("quick", False), ("laptop", False), ("gpu", True), ("paper", True)])
     def test_a_cluster_is_asked_for_a_gpu_where_a_row_needs_one(
         self, budget: str, gpus: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for command in ("sacct", "sacctmgr", "scontrol", "sinfo", "squeue"):
+        for command in ("sacct", "sacctmgr", "scontrol", "squeue"):
             script(tmp_path / "bin" / command, "exit 0")
+        script(tmp_path / "bin/sinfo", "printf 'PARTITION\\nmain*\\ngpu\\n'")
         script(tmp_path / "bin/sbatch", f'echo "$@" >> {tmp_path}/asked; exit 1')
         monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
         at_once = ("--retries", "0", "--slurm-init-seconds-before-status-checks", "1")
@@ -95,11 +123,25 @@ class TestSnakefile:
         assert (tmp_path / "asked").is_file(), said
         asked = (tmp_path / "asked").read_text()
         assert "--mem 16000" in asked and ("--gpus" in asked) == gpus
+        assert f"-p {'gpu' if gpus else 'main'} " in asked
+
+    @pytest.mark.parametrize("profile", ["kubernetes", "slurm"])
+    def test_no_profile_gives_a_gpu_to_every_row(self, profile: str) -> None:
+        settings = yaml.safe_load((ROOT / "profiles" / profile / "config.yaml").read_text())
+        assert not {"gpu", "slurm_partition"} & settings["default-resources"].keys()
 
     def test_a_mistake_stops_it_before_the_first_job(self, tmp_path: Path) -> None:
         said = snakemake(tmp_path, "quick", "--config", "recipes=digits/linf-dist-nte")
         assert "unknown recipe 'digits/linf-dist-nte'" in said and not said.endswith("status 0")
         assert not (tmp_path / "runs").exists()
+
+    def test_a_row_that_fails_leaves_its_notebook_which_says_why(self, tmp_path: Path) -> None:
+        (tmp_path / "runs/digits/linf-dist-net/smoke-5.json").mkdir(parents=True)  # in the way of the record
+        words = ("--cores", "1", "--config", "recipes=digits/linf-dist-net", "seeds=5", "device=cpu", "threads=1")
+        assert not snakemake(tmp_path, "smoke", *words).endswith("status 0")
+        assert not list(tmp_path.rglob("results/**/*.json"))
+        notebook = nbformat.read(tmp_path / "runs/digits/linf-dist-net/smoke-5.ipynb", as_version=4)
+        assert any(output.output_type == "error" for cell in notebook.cells for output in cell.get("outputs", []))
 
     def test_a_row_leaves_its_notebook_and_its_record_and_is_not_run_again(self, tmp_path: Path) -> None:
         words = (

@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 from lib.nets.layers import LInfDist, LInfDistConv2d
 from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net
+from lib.nets.prune import prune
 from lib.nets.sortnet import SortLinear, SortNet
 from lib.nets.store import load, save
 from lib.theory.addernet import with_batch_norm
@@ -143,6 +145,23 @@ def test_a_failed_save_leaves_the_old_file_and_no_partial_one(tmp_path: Path, mo
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_who_may_read_a_file_is_up_to_the_folder_as_for_any_other(tmp_path: Path) -> None:
+    save(NETS[0], tmp_path / "net")
+    (tmp_path / "other").write_bytes(b"")
+    assert (tmp_path / "net").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save(NETS[0], tmp_path / "net")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
 def plain() -> LInfDistNet:
     return LInfDistNet((1, 4, 4), 3, width=12, depth=3)
 
@@ -231,11 +250,32 @@ def test_a_folder_or_an_open_file_is_no_path(tmp_path: Path) -> None:
             call(io.BytesIO())
 
 
-def test_attributes_of_ones_own_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [3, "the best so far", [1, 2], None, torch.zeros(2), nn.Parameter(torch.zeros(2))])
+@pytest.mark.parametrize("place", ["", "layers.1"])
+def test_attributes_of_ones_own_are_refused_whatever_they_are(place: str, value: object, tmp_path: Path) -> None:
     net = plain()
-    net.epoch = 3
-    with pytest.raises(ValueError, match=r"no attributes of your own to be saved, .*, got epoch in LInfDistNet"):
+    net.get_submodule(place).notes = value  # type: ignore[assignment]
+    sentence = rf"no attributes of your own to be saved, .*, got notes in {place or 'LInfDistNet'}"
+    with pytest.raises(ValueError, match=sentence):
         save(net, tmp_path / "net")
+
+
+def test_what_tools_note_on_a_net_is_in_nobodys_way(tmp_path: Path) -> None:
+    net = plain()
+    net._counted = [1, 2]  # type: ignore[assignment]
+    save(net, tmp_path / "net")
+    assert not hasattr(load(tmp_path / "net"), "_counted")
+
+
+def test_a_net_that_was_pruned_is_saved_as_it_was_before(tmp_path: Path) -> None:
+    net = plain().eval()
+    pruned = prune(net)
+    save(pruned, tmp_path / "net")
+    x = torch.rand(5, *net.input_shape)
+    assert torch.equal(load(tmp_path / "net")(x), net(x))
+    pruned.layers[1].notes = "x"  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"no attributes of your own to be saved, .*, got notes in layers\.1"):
+        save(pruned, tmp_path / "net")
 
 
 def test_a_net_of_other_precision_is_refused(tmp_path: Path) -> None:
