@@ -50,7 +50,7 @@ def plot_radii(record: Record, table: Table) -> "Figure":
     axes.step(edges, proved, where="post", color=CERTIFIED, label="certified by margin (lower bound)")
     order = np.argsort(table.radii)
     survived = 100 * table.survived[:, order].mean(axis=0)
-    axes.plot(table.radii[order], survived, "o-", color=ATTACKED, label="right after the attack, PGD (upper bound)")
+    axes.plot(table.radii[order], survived, "o-", color=ATTACKED, label="right after PGD (upper bound)")
     strong = record.percent(record.robust_strong)
     axes.plot(right, strong, "s", color=ATTACKED, label="also right after the stronger attack")
     if "interval" in record.certified:
