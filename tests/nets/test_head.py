@@ -1,5 +1,7 @@
 """The head: scaling, Eq. 21, and bounds that hold for float32 as executed."""
 
+import math
+
 import pytest
 import torch
 
@@ -103,3 +105,71 @@ def test_gradients_of_the_training_margin_repeat_bit_for_bit() -> None:
         (gradient,) = torch.autograd.grad(merged_margin(last, Box(v, v + 0.3), y).sum(), last.weight)
         gradients.add(gradient.numpy().tobytes())
     assert len(gradients) == 1
+
+
+def test_rounding_is_that_of_the_docstring() -> None:
+    torch.manual_seed(0)
+    layer, v = Linear(62, 5), 100 * torch.randn(4, 62)
+    layer.bias.data.normal_(0, 1000)
+    share = 64 * 2.0**-24
+    for lower in (v, v - 1):
+        sizes = torch.maximum(v.abs(), lower.abs()).double()
+        size = sizes @ layer.scaled_weight.double().abs().T + layer.bias.double().abs()
+        torch.testing.assert_close(
+            layer.rounding(Box(lower, v)), 1.0001 * share / (1 - share) * size, rtol=1e-9, atol=0
+        )
+    layer.bias.data.zero_()
+    nothing, lost = torch.zeros_like(v), (64 + layer.scaled_weight.double().abs().sum(1)) * 2.0**-124
+    torch.testing.assert_close(layer.rounding(Box(nothing, nothing)), lost.expand(4, 5), rtol=1e-9, atol=0)
+    layer.weight.data.zero_()
+    lost = (64 + v.double().abs().sum(1, keepdim=True)) * 2.0**-124
+    torch.testing.assert_close(layer.rounding(Box(v, v)), lost.expand(4, 5), rtol=1e-9, atol=0)
+
+
+def test_an_executed_tanh_may_be_off_by_eight_roundings() -> None:
+    v = torch.linspace(-3, 3, 7)[None]
+    (lower, upper), exact = Tanh().bounds(Box(v, v)), v.double().tanh()
+    assert ((exact - lower >= 7.9 * 2.0**-24) & (upper - exact >= 7.9 * 2.0**-24)).all()
+
+
+def test_bounds_of_a_float32_box_are_those_of_the_same_box_in_float64() -> None:
+    torch.manual_seed(0)
+    layer, v = Linear(300, 40), torch.randn(6, 300)
+    box = Box(v, v + 0.1)
+    for end, same in zip(layer.bounds(box), layer.bounds(box.map(torch.Tensor.double)), strict=True):
+        assert torch.equal(end, same)
+
+
+def test_what_has_no_bound_has_none_behind_it() -> None:
+    layer, nothing, unbounded = Linear(1, 1), torch.zeros(1, 1), torch.full((1, 1), math.inf)
+    layer.weight.data.fill_(1.0)
+    for module, box in (
+        (layer, Box(nothing, unbounded)),
+        (layer, Box(-unbounded, unbounded)),
+        (Tanh(), Box(-unbounded, unbounded)),
+    ):
+        assert [end.item() for end in module.bounds(box)] == [-math.inf, math.inf]
+
+
+def test_a_margin_is_no_better_than_what_is_executed() -> None:
+    # logits of 2^24 + 0.4 and 2^24 + 0.6 are executed as 2^24, both
+    top = MLPHead(1, 1, 2).requires_grad_(False)
+    top.fc1.weight.fill_(0.0)
+    top.fc1.bias.fill_(100.0)
+    top.fc2.weight.copy_(torch.tensor([[0.4], [0.6]]))
+    top.fc2.bias.fill_(2.0**24)
+    v, y = torch.zeros(1, 1), torch.tensor([1])
+    assert top(v).tolist() == [[2.0**24, 2.0**24]] and top.margin_lb(Box(v, v), y) <= 0
+
+
+def test_a_margin_pays_for_the_rounding_of_both_logits() -> None:
+    torch.manual_seed(0)
+    top, v, y = MLPHead(20, 64, 5), torch.randn(8, 20), torch.arange(8) % 5
+    top.fc2.bias.data = torch.tensor([1e6, 2e6, 3e6, 4e6, 5e6])  # to each its own rounding
+    box = Box(v.double(), v.double())
+    hidden, label = top.tanh.bounds(top.fc1.bounds(box)), y[:, None]
+    slack = top.fc2.rounding(hidden)
+    wanted = merged_margin(top.fc2, hidden, y) + slack + slack.gather(1, label)
+    torch.testing.assert_close(top.margin_ub(box, y), wanted.scatter(1, label, 0.0), rtol=1e-12, atol=0)
+    everything = Box(torch.full_like(box.lower, -math.inf), torch.full_like(box.lower, math.inf))
+    assert (top.margin_lb(everything, y) == -math.inf).all()

@@ -262,3 +262,10 @@ def test_an_image_has_channels_height_and_width(shape: object) -> None:
         (TypeError, ValueError), match="input_shape must be channels, height and width of at least 1, got"
     ):
         LInfDistNet(shape, 5, width=4, depth=2)  # type: ignore[arg-type]
+
+
+def test_a_head_is_asked_about_a_box_that_is_wider_by_what_flushing_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, asked = LInfDistNetMLP((1, 1, 1), 2, width=1, depth=1, hidden=1).eval(), list[Box]()
+    monkeypatch.setattr(net.head, "margin_lb", lambda box, y: asked.append(box))
+    net.margin_lb(Box(torch.zeros(1, 1), torch.zeros(1, 1)), torch.tensor([0]))
+    assert -asked[0].lower.item() == asked[0].upper.item() == net.flushed() > 0

@@ -23,6 +23,11 @@ def test_normalisation_keeps_an_linf_ball() -> None:
     assert math.isclose(normalize(torch.full((1, 2, 1, 1), 0.5))[0, 1].item(), 0.5)
 
 
+def test_one_mean_of_several_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="mean must be finite in float32"):
+        Normalize((0.5, math.nan), 0.3)
+
+
 def test_both_print_what_they_were_built_with() -> None:
     assert repr(Normalize((0.1307, 0.5), 0.3081)) == "Normalize(mean=(0.1307, 0.5), std=0.3081)"
     with torch.device("meta"):

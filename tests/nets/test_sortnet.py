@@ -138,6 +138,13 @@ class TestEvaluation:
         assert 0.5 < error.max() <= layer.roundings
 
 
+def test_layers_have_a_mean_shift_and_the_top_has_a_bias() -> None:
+    for depth in (1, 3):
+        net = SortNet((1, 4, 4), 3, width=20, depth=depth, keep_prob=0.5)
+        assert net.top.shift is None and net.top.bias is not None
+        assert all(layer.shift is not None and layer.bias is None for layer in net.layers)
+
+
 def test_sortnet_is_a_public_name_and_is_saved_with_its_neurons(tmp_path) -> None:
     net = lib.SortNet((1, 4, 4), 3, width=20, depth=3, keep_prob=0.7, top_k=4)
     x = torch.rand(9, 1, 4, 4)

@@ -33,6 +33,7 @@ class TestBatches:
             (torch.rand(2, 1, 3, 4), [0, 1], r"x must be \[B, 1, 4, 4\], got \[2, 1, 3, 4\]"),
             (torch.rand(2, 16), [0, 1], r"x must be \[B, 1, 4, 4\], got \[2, 16\]"),
             (torch.full((2, *SHAPE), 1.5), [0, 1], r"x must lie in \[0, 1\], got values from 1.5 to 1.5"),
+            (torch.full((2, *SHAPE), -0.5), [0, 1], r"x must lie in \[0, 1\], got values from -0.5 to -0.5"),
             (torch.full((2, *SHAPE), math.nan), [0, 1], "x must be finite"),
             (torch.tensor([0.5] * 31 + [math.nan]).view(2, *SHAPE), [0, 1], "x must be finite"),
             (torch.tensor([0.5] * 31 + [-math.inf]).view(2, *SHAPE), [0, 1], "x must be finite"),

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.training.draws import augment, epoch_order, step_generator
+from lib import recipes
+from lib.training.datasets import Images
+from lib.training.draws import augment, epoch_order, step_generator, training_batch
 
 
 def augment_by_loops(x: Tensor, crop_padding: int, edge: bool, flip: bool, generator: torch.Generator) -> Tensor:
@@ -92,3 +94,15 @@ class TestDraws:
         epoch_order(10, 0, 0)
         augment(torch.rand(0, 1, 4, 4), crop_padding=1, flip=True, generator=step_generator(0, 0, 0))
         assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_batch_is_cut_to_the_input_of_the_recipe():
+    recipe = recipes.load("tiny-imagenet/linf-dist-net-mlp", "paper")
+    images = Images(torch.rand(4, 3, 64, 64), torch.arange(4), 1.0)
+    x = training_batch(images, recipe, torch.tensor([2, 0]), step_generator(0, 0, 0))
+    assert x.shape == (2, *recipe.input_shape) == (2, 3, 56, 56)
+
+
+def test_draws_are_those_of_the_runs_on_record():
+    assert epoch_order(6, 1, 2).tolist() == [4, 0, 2, 1, 3, 5]
+    assert torch.randint(100, (3,), generator=step_generator(1, 2, 3)).tolist() == [13, 9, 69]

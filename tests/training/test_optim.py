@@ -212,10 +212,21 @@ class TestAdamLp:
             scaler.update()
             assert torch.equal(w, before) is not moves
 
+    @pytest.mark.parametrize("fused", [True, False])
+    def test_a_step_that_a_grad_scaler_takes_decays_as_without_one(self, fused):
+        (ours,), (theirs,) = parameters((2, 3)), parameters((2, 3))
+        options = self.options(lp_decay=0.5, p=8.0, fused=fused)
+        optimizer, scaler = AdamLp([ours], **options), torch.amp.GradScaler("cpu", init_scale=4.0)
+        scaler.scale(ours.sum()).backward()
+        scaler.step(optimizer)
+        theirs.sum().backward()
+        AdamLp([theirs], **options).step()
+        assert torch.equal(ours, theirs)
+
     @pytest.mark.parametrize(
         ("name", "value", "expected"),
         [
-            *(("p", value, "1 <= p <= inf") for value in (0.5, "8", math.nan, None)),
+            *(("p", value, "1 <= p <= inf") for value in (0.5, math.nextafter(1.0, 0.0), "8", math.nan, None)),
             *(("lp_decay", value, "a finite number of at least 0") for value in (-1.0, "1", math.nan, math.inf)),
         ],
     )
