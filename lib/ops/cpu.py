@@ -101,10 +101,8 @@ def linf_dist_bounds(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, T
 
 
 def _few(x: Tensor, w: Tensor, p: float) -> Tensor:
-    y, rest = x.new_empty(len(x), len(w)), x.shape[1] % BLOCK
-    # Ends alone are filled up to a block: to copy all of w would take longer than the distances.
-    ends = [padded(a[:, -rest:], 1, BLOCK) for a in (x, w)] if rest else [x, w]
-    _forward(x, w).forward_few(*flat(x, w, *ends, y), powers.rule_without_fit(p), *x.shape)
+    y, tasks = x.new_empty(len(x), len(w)), min(torch.get_num_threads(), threads(len(x) * w.numel()))
+    _forward(x, w).forward_few(*flat(x, w, y), powers.rule_without_fit(p), *x.shape, tasks)
     return y
 
 

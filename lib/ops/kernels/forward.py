@@ -33,6 +33,7 @@ from lib.ops.kernels.simd import (
     store,
     total,
     where_greater,
+    zeros,
 )
 from lib.ops.kernels.tiles import (
     ONE,
@@ -285,24 +286,29 @@ def forward_bounds(lower: Array, upper: Array, w: Array, least: Array, greatest:
 
 
 @kernel(parallel=True)
-def forward_few(
-    x: Array, w: Array, x_end: Array, w_end: Array, y: Array, rule: Rule, samples: int, features: int
-) -> None:  # fmt: skip
+def forward_few(x: Array, w: Array, y: Array, rule: Rule, samples: int, features: int, shares: int) -> None:
     """The norms of a few samples, straight from w: packing it would cost more than they do.
 
-    x_end, w_end: the inputs behind the last whole block, filled up to one; where there are none, nobody looks at them.
+    Only what lies behind the last whole block is copied, to fill it up to one.
     """
     outputs, whole = len(y) // samples, features - features % BLOCK
     last = BLOCK if whole < features else 0
-    for o in prange(outputs):
+    for share in prange(shares):
+        x_end, w_end = zeros(samples * BLOCK), zeros(BLOCK)
         for b in range(samples):
-            a, c, a_end, c_end = b * features, o * features, b * last, o * last
-            here, there = pair_max(x, a, w, c, whole), pair_max(x_end, a_end, w_end, c_end, last)
-            m = largest(larger_size(splat(here), splat(there)))
-            if np.isinf(rule.exponent):
-                y[b * outputs + o] = m
-            else:
-                inverse = splat(safe_inverse(m))
-                s = whole_sum(x, a, w, c, whole, inverse, rule)
-                s = s + whole_sum(x_end, a_end, w_end, c_end, last, inverse, rule)
-                y[b * outputs + o] = norm_of(m, s, inverse, rule)
+            for k in range(whole, features):
+                x_end[b * BLOCK + k - whole] = x[b * features + k]
+        for o in range(outputs * share // shares, outputs * (share + 1) // shares):
+            for k in range(whole, features):
+                w_end[k - whole] = w[o * features + k]
+            for b in range(samples):
+                a, c, end = b * features, o * features, b * BLOCK
+                here, there = pair_max(x, a, w, c, whole), pair_max(x_end, end, w_end, 0, last)
+                m = largest(larger_size(splat(here), splat(there)))
+                if np.isinf(rule.exponent):
+                    y[b * outputs + o] = m
+                else:
+                    inverse = splat(safe_inverse(m))
+                    s = whole_sum(x, a, w, c, whole, inverse, rule)
+                    s = s + whole_sum(x_end, end, w_end, 0, last, inverse, rule)
+                    y[b * outputs + o] = norm_of(m, s, inverse, rule)
