@@ -99,3 +99,19 @@ class TestPlotCosts:
         found = cost_table(ROW, tmp_path)
         (axes,) = plot_costs({"plain": found}).axes
         assert not any(line.get_linestyle() == "--" for line in axes.lines)
+
+    def test_the_papers_row_is_a_star(self, tmp_path: Path) -> None:
+        found = cost_table(ROW, tmp_path)
+        (axes,) = plot_costs({"plain": found}).axes
+        (star,) = (line for line in axes.lines if line.get_marker() == "*")
+        assert list(star.get_xydata()[0]) == list(found[["work", "certified"]].iloc[-1])  # type: ignore[union-attr]
+
+    def test_a_run_on_part_of_the_test_set_is_hollow_and_has_a_dagger(self, make_run: Run, tmp_path: Path) -> None:
+        name = "cifar10/linf-dist-net"
+        found = cost_table(name, written(tmp_path, make_run(name), make_run(name, "quick")))
+        assert list(shown(found).index) == ["quick †", "laptop", "the paper's"]
+        (axes,) = plot_costs({"plain": found}).axes
+        circles = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xydata())]  # type: ignore[arg-type]
+        hollow = {float(circle.get_xydata()[0][0]): circle.get_mfc() == "none" for circle in circles}  # type: ignore[union-attr]
+        quick, laptop, _ = found["work"]
+        assert hollow == {quick: True, laptop: False}

@@ -61,6 +61,11 @@ class TestRoundTrip:
         spelled = ledger.write(*make_run(eps_test="51/255"), tmp_path)
         assert ledger.write(*make_run(eps_test=51 / 255), tmp_path) == spelled
 
+    def test_file_name_does_not_depend_on_the_order_of_the_changes(self, tmp_path: Path, make_run: Run) -> None:
+        record = make_run(width=64, eps_test=0.1)[0]
+        for changes in ({"eps_test": 0.1, "width": 64}, {"width": 64, "eps_test": 0.1}):
+            assert ledger.row_path(tmp_path, record.recipe, "laptop", 0, changes) == ledger.path_of(tmp_path, record)
+
     def test_a_new_run_replaces_the_old(self, tmp_path: Path, make_run: Run) -> None:
         ledger.write(*make_run(n=50), tmp_path)
         path = ledger.write(*make_run(n=60), tmp_path)
@@ -184,6 +189,14 @@ class TestImplications:
         with pytest.raises(ValueError, match=f"3 images are of radius above 0.3 but not certified by {method}"):
             ledger.write(record, dataclasses.replace(table, certified=verdicts), tmp_path)
 
+    def test_a_radius_says_nothing_of_a_ball_just_as_large(self, tmp_path: Path, make_run: Run) -> None:
+        record, table = make_run()
+        row = np.flatnonzero(table.clean & ~table.robust)[0]
+        radius, survived = table.radius.copy(), table.survived.copy()
+        radius[row], survived[row] = record.eps, table.radii < record.eps
+        path = ledger.write(record, dataclasses.replace(table, radius=radius, survived=survived), tmp_path)
+        assert not ledger.read_table(path).robust[row]
+
     def test_an_attack_that_succeeds_within_the_radius_or_eps_is_refused(self, tmp_path: Path, make_run: Run) -> None:
         record, table = make_run()
         proved = table.certified["interval"] & (table.radius < record.eps)
@@ -238,6 +251,12 @@ class TestBadRecords:
     def test_values_out_of_range_are_refused(self, make_run: Run, changes: dict[str, Any], sentence: str) -> None:
         with pytest.raises(ValueError, match=sentence):
             dataclasses.replace(make_run()[0], **changes)
+
+    def test_a_run_that_proved_nothing_in_no_time_is_a_record_like_any_other(self, make_run: Run) -> None:
+        record = make_run()[0]
+        nothing = dict.fromkeys(("clean", "robust", "robust_strong", "seconds_train", "seconds_evaluate"), 0)
+        none = dataclasses.replace(record, **nothing, peak_memory=0, certified=dict.fromkeys(record.certified, 0))
+        assert none.certified == {"margin": 0, "interval": 0}
 
     @pytest.mark.parametrize(
         ("name", "value", "sentence"),
@@ -443,7 +462,8 @@ class TestProvenance:
 
     def test_versions_name_python_and_what_is_installed(self) -> None:
         found = provenance.versions()
-        assert {"python", "numpy", "torch"} <= found.keys()
+        assert {"python", "numpy", "torch", "numba", "lightning", "foolbox", "safetensors"} <= found.keys()
+        assert {"torchvision", "scikit-learn"} <= found.keys()
         assert found["numpy"] == np.__version__
 
 

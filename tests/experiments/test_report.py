@@ -156,9 +156,29 @@ class TestTable:
         assert f"| laptop, 3 runs | {cells}" in report.table_page(report.table(1, tmp_path))
 
     def test_budgets_are_not_mixed(self, tmp_path: Path, make_run: Run) -> None:
-        for budget in ("paper", "laptop"):
+        for budget in ("paper", "laptop", "gpu"):
             ledger.write(*make_run(budget=budget), tmp_path)
-        assert [ours["budget"] for ours in self.ours(tmp_path)] == ["laptop", "paper"]
+        assert [ours["budget"] for ours in self.ours(tmp_path)] == ["laptop", "gpu", "paper"]
+
+    def test_seeds_are_counted_in_their_own_order(self, tmp_path: Path, make_run: Run) -> None:
+        for seed in (10, 2):  # as paths "laptop-10" comes first
+            ledger.write(*make_run(seed=seed), tmp_path)
+        assert [ours["seeds"] for ours in self.ours(tmp_path)] == ["2, 10"]
+
+    def test_devices_are_named_once_each_in_the_order_of_the_seeds(self, tmp_path: Path, make_run: Run) -> None:
+        for seed, device in enumerate(("one GPU", "another", "one GPU")):
+            record, table = make_run(seed=seed)
+            ledger.write(dataclasses.replace(record, device=device), table, tmp_path)
+        assert [ours["device"] for ours in self.ours(tmp_path)] == ["one GPU; another"]
+
+    def test_what_no_run_was_certified_by_is_no_number(self, tmp_path: Path, make_run: Run) -> None:
+        record, table = make_run()
+        by_margin = {"certified": {"margin": record.certified["margin"]}, "certificates": {"margin": "Fact 3.6"}}
+        verdicts = {"margin": table.certified["margin"]}
+        ledger.write(dataclasses.replace(record, **by_margin), dataclasses.replace(table, certified=verdicts), tmp_path)
+        (ours,) = self.ours(tmp_path)
+        assert math.isnan(float(str(ours["certified"]))) and math.isnan(float(str(ours["difference"])))
+        assert ours["certified_margin"] == record.percent(record.certified["margin"]) and ours["certificate"] == ""
 
     def test_runs_with_overrides_are_other_experiments(self, tmp_path: Path, make_run: Run) -> None:
         ledger.write(*make_run(eps_test=0.1), tmp_path)
@@ -188,6 +208,13 @@ class TestRow:
         assert list(frame.index) == ["this run", "paper"]
         assert list(frame["certified (%)"]) == ["92.64", "92.64"]
         assert frame.loc["this run", "budget"] == "laptop"
+
+    @pytest.mark.parametrize(
+        ("name", "data"),
+        [("cifar10/sortnet", "whole test set, PGD-100"), ("cifar10/linf-dist-net", "whole test set")],
+    )
+    def test_says_where_the_published_attack_had_more_steps(self, make_run: Run, name: str, data: str) -> None:
+        assert report.row(make_run(name, n=20)[0]).loc["paper", "data"] == data
 
     def test_marks_a_subset(self, make_run: Run) -> None:
         frame = report.row(make_run(budget="smoke")[0])
@@ -232,6 +259,7 @@ class TestStanding:
     def test_counts_go_down_from_clean_to_proved(self, make_run: Run) -> None:
         record = make_run()[0]
         frame = report.standing(record)
+        assert list(frame.index[:3]) == ["clean", "paper's attack", "stronger attack"]
         assert list(frame["images"][:3]) == [record.clean, record.robust, record.robust_strong]
         assert frame.loc["proved by margin", "images"] == record.certified["margin"]
         assert set(frame["of"]) == {record.n}
@@ -375,6 +403,16 @@ class TestBest:
         ledger.write(*certified(99, 100, make_run(budget="smoke", n=100)), tmp_path)
         frame = report.table(1, tmp_path)
         assert [frame.loc[index, "budget"] for index in best(frame, "certified")] == ["laptop"]
+
+    def test_rows_at_another_radius_are_no_rivals(self) -> None:
+        eps, clean = ["0.1", "0.1", "0.3", "0.3"], [90, 91, 70, 60]
+        assert best(pd.DataFrame({"dataset": "MNIST", "eps": eps, "subset": "", "clean": clean}), "clean") == {1, 2}
+
+    def test_where_rows_are_variants_each_method_has_its_best(self) -> None:
+        columns = {"dataset": "CIFAR10", "method": ["ours", "ours", "theirs", "theirs"], "subset": ""}
+        frame = pd.DataFrame(columns | {"clean": [50, 40, 20, 30]})
+        assert best(frame, "clean") == {0}
+        assert best(frame.assign(row=["A", "B", "C", "D"]), "clean") == {0, 3}
 
     def test_fewer_seconds_are_better(self, tmp_path: Path) -> None:
         frame = report.table(4, tmp_path)

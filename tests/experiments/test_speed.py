@@ -20,6 +20,7 @@ from lib.experiments.speed import (
     net_table,
     odd_table,
     read,
+    seconds,
     write,
 )
 
@@ -99,6 +100,26 @@ def test_json_of_another_shape_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "abacus.json").write_text(text)
     with pytest.raises(ValueError, match=r"[Ee]xpect|no file of measurements"):
         read(tmp_path / "abacus.json")
+
+
+def test_a_file_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"^measurements none do not exist, expected one of no file yet$"):
+        read(tmp_path / "none.json")
+    for name in ("b", "a"):
+        write(some_speed(), tmp_path / f"{name}.json")
+    with pytest.raises(FileNotFoundError, match=r"^measurements none do not exist, expected one of a, b$"):
+        read(tmp_path / "none.json")
+
+
+def test_seconds_are_of_the_median_run_after_one_that_may_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    lasts, clock = iter([100.0, 1.0, 6.0, 2.0]), [0.0]
+    monkeypatch.setattr("lib.experiments.speed.time.perf_counter", lambda: clock[0])
+    assert seconds(lambda: clock.append(clock.pop() + next(lasts)), runs=3) == 2
+    assert not [*lasts]
+
+
+def test_a_disturbed_run_does_not_show_in_the_median() -> None:
+    assert timing(seconds=(1e-9, 90e-9, 2e-9)).median == 2e-9
 
 
 def test_a_rate_is_triples_over_the_median() -> None:

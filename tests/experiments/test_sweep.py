@@ -88,6 +88,19 @@ class TestConfiguration:
         monkeypatch.chdir(tmp_path)  # as snakemake -d does
         assert sweep.configured({"data_root": given}).data_root == str(ROOT / folder)
 
+    @pytest.mark.parametrize(
+        ("recipe", "stem"),
+        [
+            ("digits/linf-dist-net", "quickstart"),
+            ("mnist/linf-dist-net", "mnist"),
+            ("fashion-mnist/linf-dist-net", "fashion_mnist"),
+            ("cifar10/sortnet", "cifar10"),
+            ("cifar10/conv-linf-dist-net-mlp", "convolution"),
+        ],
+    )
+    def test_a_row_is_run_by_the_chapter_of_its_data_or_of_its_kind_of_net(self, recipe: str, stem: str) -> None:
+        assert sweep.chapter(recipe).stem == stem
+
     @pytest.mark.parametrize("recipe", names())
     def test_every_recipe_has_a_notebook_that_is_there(self, recipe: str) -> None:
         assert sweep.chapter(recipe).is_file()

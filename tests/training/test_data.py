@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lib import recipes
-from lib.training.data import batch, centre, class_names, load_data
+from lib.training.data import as_found, batch, centre, class_names, load_data
 from lib.training.datasets import Images
 
 DIGITS = recipes.load("digits/linf-dist-net", "laptop")
@@ -72,6 +72,12 @@ class TestDigits:
     def test_a_limit_that_leaves_nothing_out_changes_nothing(self):
         whole, limited = load_data(DIGITS), load_data(DIGITS.replace(train_limit=1437, test_limit=360))
         assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(whole, limited, strict=True))
+
+    @pytest.mark.parametrize(("published", "limit"), [(1437, 0), (1438, 1150)])
+    def test_what_validation_holds_out_is_not_missing(self, published, limit, monkeypatch):
+        monkeypatch.setattr("lib.training.data._COUNTS", {"digits": (published, 360)})
+        recipe = DIGITS.replace(validation=True)
+        assert as_found(recipe, load_data(recipe)) == recipe.replace(train_limit=limit)
 
     def test_a_recipe_that_does_not_fit_is_refused(self):
         with pytest.raises(ValueError, match=r"input_shape is \(1, 8, 9\), expected \(1, 8, 8\)"):

@@ -171,6 +171,8 @@ class TestImages:
             ({"labels": [3, 1, 2, 0]}, "labels are of type list, expected a Tensor"),
             ({"pixels": torch.zeros(4, 1, 2, 3).long()}, "pixels are of torch.int64, expected torch.uint8 or floating"),
             ({"labels": torch.zeros(4)}, "labels are of torch.float32, expected integers"),
+            ({"labels": torch.ones(4, dtype=torch.bool)}, "labels are of torch.bool, expected integers"),
+            ({"labels": torch.zeros(4, dtype=torch.complex64)}, "labels are of torch.complex64, expected integers"),
             ({"labels": torch.arange(5)}, r"shapes \[4, 1, 2, 3\] and \[5\], expected \[N, C, H, W\] and \[N\]"),
             ({"pixels": torch.zeros(4, 2, 3)}, r"shapes \[4, 2, 3\] and \[4\]"),
             ({"labels": torch.tensor([0, 1, -1, 2])}, "labels begin at -1, expected numbers from 0 on"),
@@ -178,6 +180,10 @@ class TestImages:
             ({"pixels": torch.full((4, 1, 2, 3), -1.0)}, "pixels . scale lies between -0.00"),
             ({"pixels": torch.full((4, 1, 2, 3), torch.nan)}, "pixels . scale lies between nan and nan"),
             ({"scale": 0}, "scale is 0, expected a finite number above 0"),
+            (
+                {"scale": float("inf"), "pixels": torch.zeros(4, 1, 2, 3)},
+                "scale is inf, expected a finite number above 0",
+            ),
             ({"scale": "1/255"}, "scale is '1/255', expected a finite number above 0"),
         ],
     )

@@ -19,7 +19,7 @@ from lib.__main__ import STOPPED, main
 from lib.training.checkpoint import read_checkpoint
 from lib.training.endings import TERMINATED, Diverged
 from lib.training.fit import _trainer
-from lib.training.ranks import SpawnedDDP, check_ranks, node_rank
+from lib.training.ranks import Machines, SpawnedDDP, check_ranks, node_rank
 from tests.training.test_fit import COMPOSITE, PLAIN, SORTED, state, tiny, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +98,12 @@ class TestTheSameRun:
         monkeypatch.setenv("NODE_RANK", "1")
         check_ranks(tiny(), CPU, 1, 2)
         assert (node_rank(1), node_rank(2)) == (0, 1)
+
+    def test_machines_meet_at_the_address_of_the_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MASTER_ADDR", "host7")
+        monkeypatch.setenv("NODE_RANK", "1")
+        several = Machines(2)
+        assert (several.node_rank(), several.main_address) == (1, "host7")
 
     @staticmethod
     def moments(workdir: Path) -> list[Tensor]:
