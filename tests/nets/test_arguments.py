@@ -35,8 +35,14 @@ def test_an_integer_below_the_least_is_refused() -> None:
 
 
 def test_an_integer_that_no_machine_counts_to_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"seed must be below 2\^63, got 18446744073709551616"):
-        integer("seed", 2**64, at_least=0)
+    for value in (2**63, 2**64):
+        with pytest.raises(ValueError, match=rf"seed must be below 2\^63, got {value}"):
+            integer("seed", value, at_least=0)
+
+
+@pytest.mark.parametrize("value", [0, 2**63 - 1])
+def test_the_least_and_the_largest_integer_are_taken(value: int) -> None:
+    assert integer("seed", value, at_least=0) == value
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from lib.nets.box import Box
 from lib.nets.checks import check_parts
 from lib.nets.head import Linear
+from lib.nets.layers import LInfDist
 from lib.nets.models import LInfDistNet, LInfDistNetMLP
 from lib.nets.normalisation import Normalize
 from lib.nets.prune import prune
@@ -46,16 +47,23 @@ def test_a_net_that_does_something_else_than_its_parts() -> None:
     vars(precise.top)["roundings"] = 0
     with pytest.raises(TypeError, match="got another roundings on LInfDist top"):
         check_parts(precise, "certified")
-    hooked = LInfDistNet(SHAPE, 3, width=4, depth=2)
-    hooked.register_forward_hook(lambda net, inputs, logits: -logits)
-    with pytest.raises(ValueError, match="no forward hooks to be certified, got some on LInfDistNet"):
-        check_parts(hooked, "certified")
-    everywhere = register_module_forward_hook(lambda module, inputs, output: -output)
-    try:
-        with pytest.raises(ValueError, match="torch must have no global forward hooks where a net is to be cert"):
-            check_parts(LInfDistNet(SHAPE, 3, width=4, depth=2), "certified")
-    finally:
-        everywhere.remove()
+
+
+def test_hooks_on_a_net_or_on_all() -> None:
+    net = LInfDistNet(SHAPE, 3, width=4, depth=2)
+    for register in (net.register_forward_hook, net.register_forward_pre_hook):
+        hook = register(lambda *_: None)
+        with pytest.raises(ValueError, match=r"no forward hooks to be certified, got some on LInfDistNet$"):
+            check_parts(net, "certified")
+        hook.remove()
+    for register_for_all in (register_module_forward_hook, register_module_forward_pre_hook):
+        everywhere = register_for_all(lambda *_: None)
+        try:
+            with pytest.raises(ValueError, match="torch must have no global forward hooks where a net is to be cert"):
+                check_parts(net, "certified")
+        finally:
+            everywhere.remove()
+    check_parts(net, "certified")
 
 
 def test_a_compiled_net_is_refused_with_the_way_out(tmp_path: Path) -> None:
@@ -95,11 +103,21 @@ def test_a_part_in_the_place_of_one_of_another_kind() -> None:
     composite.head.tanh = Gain()  # type: ignore[assignment]
     layered = LInfDistNet(SHAPE, 3, width=4, depth=2)
     layered.layers[0] = Linear(9, 4)
+    started = LInfDistNet(SHAPE, 3, width=4, depth=2)
+    started.normalize = Linear(1, 1)  # type: ignore[assignment]
+    headed, *inside = (LInfDistNetMLP(SHAPE, 3, width=4, depth=2, hidden=4) for _ in range(3))
+    headed.head = Linear(4, 3)  # type: ignore[assignment]
+    inside[0].head.fc1 = LInfDist(4, 4, bias=True)  # type: ignore[assignment]
+    inside[1].head.fc2 = LInfDist(4, 3, bias=True)  # type: ignore[assignment]
     for net, place, kind in (
         (plain, "MeanShift as its shift", "Gain"),
         (shifted, "MeanShift as its shift", "Normalize"),
         (composite, r"Tanh as its head\.tanh", "Gain"),
-        (layered, "LInfDist or .* as its layer", "Linear"),
+        (layered, "LInfDist or LInfDistConv2d or SortLinear or PrunedDist as its layer", "Linear"),
+        (started, "Normalize or ValidPixels as its normalize", "Linear"),
+        (headed, "MLPHead as its head", "Linear"),
+        (inside[0], r"Linear as its head\.fc1", "LInfDist"),
+        (inside[1], r"Linear as its head\.fc2", "LInfDist"),
     ):
         with pytest.raises(TypeError, match=f"net must have a {place} to be certified, got a {kind}"):
             check_parts(net, "certified")
@@ -112,6 +130,7 @@ def test_a_part_in_the_place_of_one_of_another_kind() -> None:
         ("normalize.mean", torch.rand(2, 1, 1, 1), r"a mean of shape \[1, 1, 1\] .*, got \[2, 1, 1, 1\]"),
         ("layers.0.shift.running_mean", torch.rand(4, 1), r"a running_mean of shape \[4\] .*, got \[4, 1\]"),
         ("layers.0.bias", torch.rand(1), r"a bias of shape \[4\] .*, got \[1\]"),
+        ("head.fc1.bias", torch.rand(2, 4), r"a bias of shape \[4\] .*, got \[2, 4\]"),
         ("head.fc2.bias", torch.rand(2, 3), r"a bias of shape \[3\] .*, got \[2, 3\]"),
     ],
 )

@@ -13,9 +13,10 @@ from torch.autograd import forward_ad
 
 import lib
 from lib import Box, LInfDistNet, LInfDistNetMLP, certify, prune, recipes
+from lib.nets import chain
 from lib.nets.layers import LInfDist
 from lib.nets.normalisation import Normalize
-from lib.nets.pruned import PrunedDist
+from lib.nets.pruned import PrunedDist, lists_take
 from lib.nets.sortnet import SortLinear
 from lib.ops.kernels import sparse as sparse_kernels
 from lib.robustness.inputs import pixel_box
@@ -87,6 +88,12 @@ def test_the_whole_valid_box_and_its_corners_are_covered(head: bool) -> None:
     net = random_net(3, 20, 3, 0, head)
     corners = torch.randint(0, 2, (200, 1, 3, 5), generator=torch.Generator().manual_seed(1)).float()
     assert_equal(net, prune(net), corners, 1.0)
+
+
+def test_each_channel_has_a_mean_of_its_own() -> None:
+    torch.manual_seed(0)
+    net = LInfDistNet((3, 2, 5), 4, width=20, depth=2, mean=(0.1, 0.4, 0.8), std=0.3).eval()
+    assert_equal(net, prune(net), torch.rand(60, 3, 2, 5), 0.1)
 
 
 def test_exactly_the_weights_that_can_exceed_the_least_distance_are_kept() -> None:
@@ -163,7 +170,35 @@ def test_gradients_and_other_dtypes_are_those_of_the_whole_net() -> None:
         each(image).sum().backward()
         gradients.append(image.grad)
     assert torch.equal(*gradients)  # type: ignore[arg-type]
+    for each in (net, pruned):
+        each.top.weight.requires_grad_()
+    assert torch.equal(*(torch.autograd.grad(each(x).sum(), each.top.weight)[0] for each in (net, pruned)))
     assert torch.equal(pruned.double()(x.double()), net.double()(x.double()))
+    assert torch.equal(pruned(x), net(x)) and pruned(x).dtype is torch.float64  # smaller images are promoted
+    assert {tensor.dtype for tensor in (*pruned.parameters(), *pruned.buffers())} == {torch.float64}
+
+
+def test_lists_are_taken_for_float32_on_the_cpu_without_gradients_alone() -> None:
+    pruned, x = prune(random_net(4, 10, 2, 0, False)), random_images(4, 5)
+    layers, leaf = [*pruned.layers, pruned.top], x.clone().requires_grad_()
+    assert lists_take(layers, x) and lists_take(layers, x[:1], x) and lists_take([pruned.top], pruned.features(x))
+    for other in (leaf, x.double(), x[:0], x[..., 1:]):
+        assert not lists_take(layers, other) and not lists_take(layers, x, other)
+    with forward_ad.dual_level():
+        assert not lists_take(layers, forward_ad.make_dual(x, x))
+    pruned.top.weight.requires_grad_()
+    assert not lists_take(layers, x)
+    with torch.no_grad():
+        assert lists_take(layers, leaf)
+
+
+def test_a_pruned_net_passes_all_its_layers_in_one_call_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    pruned, x, calls = prune(random_net(4, 10, 3, 0, False)), random_images(4, 5), list[int]()
+    for name in ("linf_dist_of_pixels", "linf_dist_bounds_of_pixels"):
+        whole = getattr(chain, name)
+        monkeypatch.setattr(chain, name, lambda *given, whole=whole: calls.append(len(given)) or whole(*given))
+    pruned(x), pruned.executed(x), pruned.bounds(Box(x, x))
+    assert calls == [2, 2, 3]
 
 
 @pytest.mark.parametrize("head", [False, True])
@@ -197,6 +232,10 @@ def test_what_cannot_be_pruned_is_refused() -> None:
             prune(net)
     with pytest.raises(TypeError, match=r"float32 .* got torch.float64 in layers.0.weight"):
         prune(random_net(0, 4, 2, 0, False).double())
+    mixed = random_net(0, 4, 2, 0, False)
+    mixed.normalize.double()
+    with pytest.raises(TypeError, match=r"float32 to be pruned, got torch.float64 in normalize\.mean$"):
+        prune(mixed)
     broken = random_net(0, 4, 2, 0, False)
     broken.layers[0].weight[0, 0] = math.nan
     with pytest.raises(ValueError, match=r"finite weights .* non-finite entry in layers.0.weight"):
@@ -214,11 +253,26 @@ def test_what_a_pruned_net_cannot_answer_is_refused() -> None:
             pruned(outside)
     with pytest.raises(ValueError, match=r"pixels in \[0, 1\], got values from -0.1"):
         pruned.bounds(Box(x - 0.1, x))
-    for part in (pruned.layers[0].shift, pruned):
+    with pytest.raises(ValueError, match=r"pixels in \[0, 1\], got values from 0.0 to 1.5"):
+        pruned.bounds(Box(0 * x, x / x.max() + 0.5))
+    for part in (pruned.layers[0].shift, pruned.top, pruned):
         part.train()
         with pytest.raises(ValueError, match="got training mode"):
             pruned(x)
         pruned.eval()
+
+
+def test_a_pruned_layer_on_its_own_refuses_what_its_net_refuses() -> None:
+    pruned, x = prune(random_net(0, 4, 2, 0, False)), random_images(0, 2)
+    layer, v = pruned.layers[0], pruned.normalize(x)
+    assert torch.equal(layer(v), pruned.activations(x)[1])
+    for call in (lambda: layer(v, 8.0), lambda: pruned.activations(x, 8.0)):
+        with pytest.raises(ValueError, match="net at p = inf, got p = 8"):
+            call()
+    layer.weight.mul_(2)
+    for call in (lambda: layer(v), lambda: layer.bounds(Box(v, v))):
+        with pytest.raises(ValueError, match="pruned net must keep its layers, weights"):
+            call()
 
 
 def replace_weight(net: Net) -> None:
@@ -261,7 +315,9 @@ CHANGES: dict[str, Callable[[Net], object]] = {
 
 @pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_constant_is_refused_by_calls_bounds_certificates_and_copies(change: str, head: bool) -> None:
+def test_a_changed_constant_is_refused_by_calls_bounds_certificates_copies_and_files(
+    change: str, head: bool, tmp_path: Path
+) -> None:
     net, x = random_net(0, 8, 3, 0, head), random_images(0, 6)
     net.layers[1].bias = nn.Parameter(torch.randn(8), requires_grad=False)
     y = net(x).argmax(1)
@@ -274,6 +330,7 @@ def test_a_changed_constant_is_refused_by_calls_bounds_certificates_and_copies(c
         lambda: pruned.bounds(pixel_box(x, 0.1)),
         lambda: certify(pruned, x, y, 0.1),
         lambda: prune(pruned),
+        lambda: lib.save(pruned, tmp_path / "net"),
         lambda: copy.deepcopy(pruned)(x),
         lambda: pickle.loads(pickle.dumps(pruned))(x),
         lambda: pruned.double()(x.double()),
@@ -292,6 +349,13 @@ def test_a_type_that_rounds_the_constants_is_refused_before_anything_is_rounded(
         pruned.to(dtype)
     assert_equal(net, pruned, x, 0.1)
     assert_equal(net, pruned.double().float(), x, 0.1)
+
+
+def test_a_constant_that_would_broadcast_is_a_changed_one() -> None:
+    pruned, x = prune(random_net(0, 8, 3, 0, False)), random_images(0, 4)
+    pruned.top.bias.data = pruned.top.bias.data[:, None]
+    with pytest.raises(ValueError, match="pruned net must keep its layers, weights, biases"):
+        pruned(x)
 
 
 def test_a_layer_of_one_pruned_net_is_refused_in_another_net() -> None:
@@ -360,6 +424,25 @@ def test_hooks_and_replaced_methods_of_a_pruned_net_are_called(part: str) -> Non
     assert not torch.equal(pruned(x), whole)
 
 
+def test_a_pruned_net_that_is_hooked_executes_and_bounds_the_same() -> None:
+    net, x = random_net(0, 8, 3, 0, False), random_images(0, 60)
+    pruned = prune(net)
+    wanted, box = pruned.executed(x), pixel_box(x, 0.1)
+    pruned.layers[0].register_forward_hook(lambda module, inputs, output: None)
+    assert all(map(torch.equal, pruned.executed(x), wanted))
+    assert all(map(torch.equal, pruned.bounds(box), net.bounds(box)))
+
+
+@pytest.mark.parametrize("part", ["normalize", "layers.0", "layers.1", "top"])
+def test_replaced_bounds_of_a_part_of_a_pruned_net_are_called(part: str) -> None:
+    net, box, seen = random_net(0, 8, 3, 0, False), pixel_box(random_images(0, 60), 0.1), list[Box]()
+    pruned = prune(net)
+    module = pruned.get_submodule(part)
+    whole = module.bounds
+    module.bounds = lambda given: seen.append(given) or whole(given)  # type: ignore[method-assign]
+    assert all(map(torch.equal, pruned.bounds(box), net.bounds(box))) and len(seen) == 1
+
+
 def test_every_logit_and_bound_of_the_mnist_test_set_is_equal(linf_data: Callable[[str], Path]) -> None:
     net = lib.load(MNIST_NET).requires_grad_(False)
     assert isinstance(net, LInfDistNet)
@@ -399,8 +482,10 @@ def test_a_normalisation_that_is_none_is_refused(std: float) -> None:
 
 
 def test_a_pruned_net_does_not_move_where_its_values_are_lost() -> None:
-    with pytest.raises(ValueError, match="pruned net must keep its layers, weights"):
-        prune(random_net(0, 16, 2, 0, False)).to_empty(device="cpu")
+    pruned = prune(random_net(0, 16, 2, 0, False))
+    for part in (*pruned.parts(), pruned):
+        with pytest.raises(ValueError, match="pruned net must keep its layers, weights"):
+            part.to_empty(device="cpu")
 
 
 def test_the_default_type_of_torch_changes_nothing() -> None:

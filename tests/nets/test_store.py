@@ -40,6 +40,13 @@ def test_a_reloaded_net_gives_the_same_logits_bit_for_bit(net: Net, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
 
 
+def test_a_weight_that_lies_in_memory_by_columns_is_saved_like_any_other(tmp_path: Path) -> None:
+    net, x = plain().eval(), torch.rand(5, 1, 4, 4)
+    net.layers[1].weight.data = net.layers[1].weight.data.T.contiguous().T
+    save(net, tmp_path / "net")
+    assert torch.equal(load(tmp_path / "net")(x), net(x))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load(tmp_path / "none.safetensors")
@@ -105,9 +112,10 @@ def test_tensors_of_another_type_are_refused(dtype: torch.dtype, tmp_path: Path)
         load(tmp_path / "net")
 
 
-def test_non_finite_weights_are_refused_by_both(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_non_finite_weights_are_refused_by_both(value: str, tmp_path: Path) -> None:
     net = LInfDistNet((1, 4, 4), 3, width=8, depth=2)
-    net.top.bias.data[1] = float("nan")
+    net.top.bias.data[1] = float(value)
     forge(tmp_path / "net", net)
     with pytest.raises(ValueError, match=r"must hold finite tensors, got a non-finite entry in top\.bias"):
         load(tmp_path / "net")
@@ -115,11 +123,18 @@ def test_non_finite_weights_are_refused_by_both(tmp_path: Path) -> None:
         save(net, tmp_path / "net")
 
 
-def test_loading_leaves_the_generator_where_it_is(tmp_path: Path) -> None:
-    save(NETS[0], tmp_path / "net")
+def test_saving_and_loading_leave_the_generator_where_it_is(tmp_path: Path) -> None:
     state = torch.get_rng_state()
+    save(NETS[0], tmp_path / "net")
     load(tmp_path / "net")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_net_is_loaded_to_the_cpu_whatever_the_default_device(tmp_path: Path) -> None:
+    save(NETS[0], tmp_path / "net")
+    with torch.device("meta"):
+        net = load(tmp_path / "net")
+    assert {tensor.device.type for tensor in (*net.state_dict().values(), net.normalize.mean)} == {"cpu"}
 
 
 def test_a_net_loaded_in_inference_mode_can_be_trained(tmp_path: Path) -> None:
@@ -184,6 +199,11 @@ def tied(net: Net) -> Net:
     return net
 
 
+def longer(net: Net) -> Net:
+    net.layers.append(LInfDist(12, 12))
+    return net
+
+
 OTHERS: dict[str, tuple[Callable[[], Net], str]] = {
     "other probability": (
         lambda: place(sorting(), SortLinear(12, 12, keep_prob=0.3)),
@@ -202,6 +222,10 @@ OTHERS: dict[str, tuple[Callable[[], Net], str]] = {
         r"to be saved, got weight \[13, 12\] in layers.1, expected \[12, 12\]",
     ),
     "one layer more": (
+        lambda: longer(plain()),
+        "to be saved, got class LInfDist in layers.2, expected None",
+    ),
+    "a list in the place of a layer": (
         lambda: place(plain(), nn.ModuleList([LInfDist(12, 12)])),
         "LInfDist or .* as its layer to be saved, got a ModuleList",
     ),
@@ -252,10 +276,13 @@ def test_a_folder_or_an_open_file_is_no_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [3, "the best so far", [1, 2], None, torch.zeros(2), nn.Parameter(torch.zeros(2))])
 @pytest.mark.parametrize("place", ["", "layers.1"])
-def test_attributes_of_ones_own_are_refused_whatever_they_are(place: str, value: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["notes", "lists"])  # pruned parts alone have lists
+def test_attributes_of_ones_own_are_refused_whatever_they_are(
+    name: str, place: str, value: object, tmp_path: Path
+) -> None:
     net = plain()
-    net.get_submodule(place).notes = value  # type: ignore[assignment]
-    sentence = rf"no attributes of your own to be saved, .*, got notes in {place or 'LInfDistNet'}"
+    setattr(net.get_submodule(place), name, value)
+    sentence = rf"no attributes of your own to be saved, .*, got {name} in {place or 'LInfDistNet'}"
     with pytest.raises(ValueError, match=sentence):
         save(net, tmp_path / "net")
 
@@ -315,6 +342,10 @@ def test_what_a_file_would_not_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no hooks on its state to be saved, got some on top"):
         save(net, tmp_path / "net.safetensors")
     net = LInfDistNet((1, 4, 4), 3, width=8, depth=2)
+    net.register_state_dict_pre_hook(lambda module, *_: module.top.weight.zero_())
+    with pytest.raises(ValueError, match="no hooks on its state to be saved, got some on itself"):
+        save(net, tmp_path / "net.safetensors")
+    net = LInfDistNet((1, 4, 4), 3, width=8, depth=2)
     shift = net.layers[0].shift
     shift.register_buffer("running_mean", torch.randn(8), persistent=False)  # type: ignore[operator, union-attr]
     with pytest.raises(
@@ -331,7 +362,9 @@ def test_the_default_type_of_torch_changes_nothing(net: Net, dtype: torch.dtype,
     torch.set_default_dtype(dtype)
     try:
         back = load(tmp_path / "net.safetensors")
+        save(back, tmp_path / "again.safetensors")
     finally:
         torch.set_default_dtype(torch.float32)
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "net.safetensors").read_bytes()
     assert torch.equal(net.eval()(x), back(x))
     assert {v.dtype for v in (*back.parameters(), *back.buffers())} == {torch.float32}

@@ -216,6 +216,9 @@ def test_numbers_of_other_kinds_are_exponents(p: Any) -> None:
 def test_mismatched_features_are_refused() -> None:
     with pytest.raises(ValueError, match=r"same number of features, at least one, got \[2, 3\] and \[2, 4\]"):
         lp_dist(rand(2, 3), rand(2, 4))
+    for x, w in ((rand(3), rand(2, 3)), (rand(2, 3), rand(4, 3, 5)), (rand(2, 0), rand(4, 0))):
+        with pytest.raises(ValueError, match="must be matrices with the same number of features, at least one, got"):
+            lp_dist(x, w)
     with pytest.raises(ValueError, match="lower and upper must agree"):
         linf_dist_bounds(rand(2, 3), rand(3, 3), rand(2, 3))
 
@@ -225,6 +228,12 @@ def test_what_is_no_tensor_is_refused() -> None:
         lp_dist(torch.ones(2, 3).numpy(), torch.ones(4, 3), 2.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="w must be a tensor, got list"):
         lp_dist(torch.ones(2, 3), [[1.0]], 2.0)  # type: ignore[arg-type]
+    with torch.autocast("cpu"), pytest.raises(TypeError, match="w must be a tensor, got list"):
+        lp_dist(torch.ones(2, 3), [[1.0]], 2.0)  # type: ignore[arg-type]
+    box = {"lower": torch.ones(2, 3), "upper": torch.ones(2, 3), "w": torch.ones(4, 3)}
+    for name, value in box.items():
+        with pytest.raises(TypeError, match=f"{name} must be a tensor, got ndarray"):
+            linf_dist_bounds(**{**box, name: value.numpy()})
 
 
 def test_mixed_or_integer_dtypes_are_refused() -> None:
@@ -234,6 +243,19 @@ def test_mixed_or_integer_dtypes_are_refused() -> None:
         lp_dist(torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_taken_as_it_is_without_autocast_and_as_float32_with_it(dtype: torch.dtype) -> None:
+    x, w = rand(2, 3).to(dtype), rand(4, 3).to(dtype)
+    assert lp_dist(x, w).dtype is dtype
+    with torch.autocast("cpu"):
+        assert torch.equal(lp_dist(x, w), lp_dist(x.float(), w.float()))
+
+
+def test_tensors_of_two_devices_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"and one device, got .* on cpu and .* on meta"):
+        lp_dist(rand(2, 3), rand(4, 3).to("meta"))
+
+
 def test_other_floats_and_layouts_are_refused() -> None:
     eighth = torch.ones(2, 3).to(torch.float8_e4m3fn)
     with pytest.raises(TypeError, match=r"of 16 to 64 bits and one device, got .*float8_e4m3fn"):
@@ -241,5 +263,7 @@ def test_other_floats_and_layouts_are_refused() -> None:
     sparse = torch.ones(2, 3).to_sparse()
     with pytest.raises(TypeError, match=r"x and w must be dense, got torch\.sparse_coo and torch\.strided"):
         lp_dist(sparse, torch.ones(2, 3))
+    with pytest.raises(TypeError, match=r"x and w must be dense, got torch\.strided and torch\.sparse_coo"):
+        lp_dist(torch.ones(2, 3), sparse)
     with pytest.raises(TypeError, match="lower and w must be dense"):
         linf_dist_bounds(sparse, sparse, torch.ones(2, 3))

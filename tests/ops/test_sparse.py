@@ -209,6 +209,7 @@ def test_the_first_of_several_layers_is_narrowed_and_the_others_stay() -> None:
     narrow = narrowed(lists, x, x)
     shorter = narrow.end - narrow.begin < lists.end - lists.begin
     assert shorter[:30].any() and not shorter[30:].any()
+    assert narrow.kept().shape == (30, 20) and (narrow.kept() <= lists.kept()).all()
     y, _ = sparse.linf_dist(x, narrow)
     assert torch.equal(y, passed((x - 0.4) / 0.3, layers)[-1])
     assert torch.equal(sparse.linf_dist(x, narrowed(narrow, x, x))[0], y)
@@ -271,6 +272,17 @@ def test_empty_lists_give_the_floor() -> None:
     assert len(lists.place) == len(lists.most) == 0 and not lists.kept().any()
     y, size = sparse.linf_dist(torch.ones(2, 3), lists)
     assert y.tolist() == [[0.5, 1.5]] * 2 and size.tolist() == [2.5, 2.5]
+
+
+def test_lists_do_not_change_with_what_they_were_made_of() -> None:
+    x, w, _ = random_case(3, 63, 10)
+    made = w.clone(), 2 - w, 2 + w, torch.zeros(10), *(each.clone() for each in constants(10))
+    mean = torch.zeros(63)
+    lists = of_pixels(shortlists(*made), mean, 1.0)
+    wanted = sparse.linf_dist(x, lists)
+    for tensor in (*made, mean):
+        tensor.fill_(7)
+    assert all(map(torch.equal, sparse.linf_dist(x, lists), wanted))
 
 
 def test_a_floor_of_minus_0_is_above_all_negative_terms() -> None:
