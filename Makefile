@@ -9,6 +9,9 @@ CLEAR := $(if $(wildcard $(READY)),,--clear)
 TINY := $(shell test -d "$${LINF_DATA:-data}/tiny-imagenet-200" && echo there)
 CHAPTERS = $(filter-out $(if $(TINY),,book/tiny_imagenet.ipynb),$(wildcard book/*.ipynb))
 
+# as `import lib` has it, for what imports torch first
+export GOMP_SPINCOUNT ?= 10000
+
 .PHONY: help setup run test lint tables bench book book-full
 
 help:

@@ -3,6 +3,7 @@
 Public names are resolved on first use, so that layers and certificates never import the training stack.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,11 @@ _HOME = {
 }
 
 __all__ = sorted(_HOME)
+
+# A thread of OpenMP that waits spins for milliseconds, by default, and keeps its core from others: where anything else
+# runs, a small net trains ten times as slowly. Read when torch is loaded; what the environment says already is kept.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -81,6 +82,17 @@ print(seconds, *[name for name in {HEAVY} if name in set(sys.modules) - before])
 
 
 @pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_that_wait_soon_sleep_unless_the_environment_says_otherwise(given: dict[str, str], spins: str) -> None:
+    plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    program = "import os, sys, lib; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=plain | given, capture_output=True, text=True)
+    assert run.stdout.split() == [spins, "False"]
+
+
+@pytest.mark.parametrize(
     "words",
     [["--help"], ["table", "1"], ["run", "--budgett", "quick"], ["run", "digits/linf-dist-nt"]],
     ids=lambda words: words[0],
@@ -108,7 +120,8 @@ def test_every_public_name_resolves() -> None:
 def test_type_checkers_find_every_public_name_where_it_is_resolved() -> None:
     import lib
 
-    (block,) = [node for node in ast.parse(FILES["lib"].read_text()).body if isinstance(node, ast.If)]
+    conditions = [node for node in ast.parse(FILES["lib"].read_text()).body if isinstance(node, ast.If)]
+    (block,) = [node for node in conditions if ast.unparse(node.test) == "TYPE_CHECKING"]
     found = {}
     for node in block.body:
         assert isinstance(node, ast.ImportFrom)
