@@ -10,7 +10,9 @@ TINY := $(shell test -d "$${LINF_DATA:-data}/tiny-imagenet-200" && echo there)
 CHAPTERS = $(filter-out $(if $(TINY),,book/tiny_imagenet.ipynb),$(wildcard book/*.ipynb))
 
 # as `import lib` has it, for what imports torch first
+ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 10000
+endif
 
 .PHONY: help setup run test lint tables bench book book-full
 

@@ -90,6 +90,10 @@ def test_threads_that_wait_soon_sleep_unless_the_environment_says_otherwise(give
     program = "import os, sys, lib; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=plain | given, capture_output=True, text=True)
     assert run.stdout.split() == [spins, "False"]
+    # make, whose programs may import torch first, says the same
+    make, rule = ["make", "-f", "Makefile", "-f", "-", "spins"], "spins:\n\t@echo $${GOMP_SPINCOUNT-None}\n"
+    made = subprocess.run(make, cwd=ROOT, env=plain | given, input=rule, capture_output=True, text=True)
+    assert made.stdout.split() == [spins]
 
 
 @pytest.mark.parametrize(
