@@ -222,7 +222,9 @@ def _measured(kernel: Kernel) -> dict[str, Any]:
     used = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", resources))
     found = {"what": kernel.what, "p": str(kernel.p), "kernel": kernel.name, "registers": int(used["REG"])}
     found["spilled"] = int(used["STACK"]) + int(used["LOCAL"])
-    return found | ({"instructions": a_triple(innermost_loops(text), kernel.triples)} if kernel.triples else {})
+    loops = innermost_loops(text)
+    found["spilled_in_loops"] = sum(loop["LDL"] + loop["STL"] for loop in loops)  # loads and stores of local memory
+    return found | ({"instructions": a_triple(loops, kernel.triples)} if kernel.triples else {})
 
 
 def can_compile() -> bool:
