@@ -61,13 +61,14 @@ rule row:
         chapter=lambda wildcards: sweep.chapter(wildcards.recipe),
         arguments=lambda wildcards: PLAN.arguments(wildcards.recipe, wildcards.budget, wildcards.seed),
         made="runs/{recipe}/{budget}-{seed}",
+        weights="results/{recipe}/{budget}-{seed}.safetensors",  # of an earlier run; those of this one stay in runs/
     threads: PLAN.threads
     resources:
         runtime=lambda wildcards: MINUTES[wildcards.budget],
     shell:
         "NUMBA_NUM_THREADS={threads} {params.python:q} -m papermill --no-progress-bar "
         "{params.chapter:q} {log.notebook:q} {params.arguments} && "
-        "cp {params.made}.npz {output.table} && cp {params.made}.json {output.record}"
+        "rm -f {params.weights} && cp {params.made}.npz {output.table} && cp {params.made}.json {output.record}"
 
 
 # a rule of its own, so that a profile can send it to other machines

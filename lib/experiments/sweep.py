@@ -60,7 +60,7 @@ def configured(config: Mapping[str, Any]) -> Sweep:
             load(recipe, budget)
     seeds = [_whole("seeds", seed, 0) for seed in _list(values["seeds"])]
     refuse_unknown([values["device"]], DEVICES, "device")
-    root = BOOK.parent / str(values["data_root"] or os.environ.get("LINF_DATA") or "data")
+    root = BOOK.parent / Path(str(values["data_root"] or os.environ.get("LINF_DATA") or "data")).expanduser()
     return Sweep(chosen, seeds, str(root), values["device"], _whole("threads", values["threads"], 1))
 
 

@@ -10,6 +10,7 @@ from lib.nets.models import Net
 from lib.nets.store import load
 from lib.recipes import Recipe
 from lib.training.checkpoint import Origin
+from lib.training.data import is_verified
 
 EVALUATION = ("eps_test", "pgd_steps", "test_limit")  # the fields of a recipe that training never reads
 
@@ -25,8 +26,8 @@ class Twin(NamedTuple):
 def find_twin(path: Path, recipe: Recipe, budget: str, seed: int, origin: Origin) -> Twin | None:
     """The record beside `path` whose net this run would train, with that net; None where there is none that reads.
 
-    A twin has the same recipe but for `EVALUATION`, the same budget and seed, and the same clean commit, versions and
-    device trained it.
+    A twin has the same recipe but for `EVALUATION`, the same budget and seed; the same clean commit, versions and
+    device trained it, on images that are verified by digest.
 
     Args:
         path: where the record of this run will be, which is no twin: a run that is made again trains again.
@@ -34,7 +35,8 @@ def find_twin(path: Path, recipe: Recipe, budget: str, seed: int, origin: Origin
         budget, seed: of this run.
         origin: what would train.
     """
-    if origin.dirty is not False:  # no commit says what would train
+    # no commit says what would train, or no digest on which images
+    if origin.dirty is not False or not is_verified(recipe.dataset):
         return None
     wanted = {"budget": budget, "seed": seed} | origin._asdict()
     for other in sorted(path.parent.glob("*.json")):

@@ -79,10 +79,16 @@ class TestConfiguration:
 
     @pytest.mark.parametrize(
         ("given", "variable", "folder"),
-        [("mine", "sets", "mine"), (None, "sets", "sets"), (None, "/sets", "/sets"), (None, "", "data")],
+        [
+            ("mine", "sets", "mine"),
+            (None, "sets", "sets"),
+            (None, "/sets", "/sets"),
+            (None, "", "data"),
+            ("~", "", Path.home()),
+        ],
     )
     def test_data_lie_where_they_do_for_a_run_in_the_checkout(
-        self, given: str | None, variable: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, given: str | None, variable: str, folder: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("LINF_DATA", variable)
         monkeypatch.chdir(tmp_path)  # as snakemake -d does
@@ -167,7 +173,11 @@ class TestSnakefile:
             "device=cpu",
             "threads=1",
         )
+        weights = tmp_path / "results/digits/linf-dist-net/smoke-5.safetensors"
+        weights.parent.mkdir(parents=True)
+        weights.touch()  # of an earlier run, whose record is gone
         assert snakemake(tmp_path, *words).endswith("status 0")
+        assert not weights.exists()
         (record,) = ledger.records(tmp_path / "results")
         assert (record.recipe.name, record.budget, record.seed) == ("digits/linf-dist-net", "smoke", 5)
         ledger.read_table(tmp_path / "results/digits/linf-dist-net/smoke-5.json")

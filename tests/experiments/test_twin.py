@@ -8,6 +8,7 @@ import pytest
 
 import lib
 from lib.experiments import ledger, provenance
+from lib.training import data
 from lib.training.endings import Unfinished
 
 SMALL = {"width": 8, "epochs_ramp": 1, "epochs_inf": 1, "train_limit": 300, "test_limit": 40}
@@ -76,6 +77,12 @@ def test_other_code_trains_its_own(
 ) -> None:
     smoke(tmp_path)
     commit(monkeypatch, then)
+    assert trains(tmp_path, eps_test=0.03)
+
+
+def test_images_that_no_digest_verifies_are_trained_on_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(data._COUNTS, "digits", (1437, 360))
+    smoke(tmp_path)
     assert trains(tmp_path, eps_test=0.03)
 
 

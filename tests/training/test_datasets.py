@@ -54,6 +54,12 @@ class TestMissingAndDamaged:
         with pytest.raises(FileNotFoundError, match=str(tmp_path / "given")):
             load_data(MNIST, str(tmp_path / "given"))
 
+    def test_a_tilde_is_the_home_folder(self, offline, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("LINF_DATA", "~/set")
+        with pytest.raises(FileNotFoundError, match=str(tmp_path / "set")):
+            load_data(MNIST)
+
     def test_truncated_files_are_called_damaged(self, offline, linf_data, tmp_path):
         root = copy_mnist(linf_data("mnist"), tmp_path)
         path = root / "MNIST/raw/t10k-images-idx3-ubyte"
