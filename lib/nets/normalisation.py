@@ -148,15 +148,16 @@ class MeanShift(nn.Module):
 
     @staticmethod
     def _batch_mean(y: Tensor) -> Tensor:
-        total = y.transpose(0, 1).flatten(1).sum(1)
+        # a sum of half precision could overflow where its mean does not
+        total = y.transpose(0, 1).flatten(1).sum(1, dtype=torch.promote_types(y.dtype, torch.float32))
         samples = y.numel() // y.shape[1]
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            return _mean_over_ranks(total, samples)
+            return _mean_over_ranks(total, samples).to(y.dtype)
         if not samples:
             raise ValueError(f"mean shift needs at least one sample to train on, got a batch of shape {list(y.shape)}")
         if samples == 1 and not torch.compiler.is_compiling():  # compiled code would break at a warning
             warnings.warn(_ONE_SAMPLE, stacklevel=2)
-        return total / samples
+        return (total / samples).to(y.dtype)
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -56,6 +56,13 @@ class TestMeanShift:
         y = torch.randn(4, 3, 5, 6)
         torch.testing.assert_close(MeanShift(3)(y), y - y.mean((0, 2, 3))[:, None, None])
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_the_mean_of_half_precision_is_finite_where_the_sum_is_not(self, dtype: torch.dtype) -> None:
+        shift = MeanShift(2).to(dtype)
+        y = torch.tensor([[10.0, -8.0]], dtype=dtype).expand(10_000, 2)  # a sum beyond 65,504
+        assert not shift(y).any()
+        assert torch.equal(shift.running_mean, torch.tensor([1.0, -0.8], dtype=dtype))
+
     def test_an_empty_training_batch_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"at least one sample to train on, got a batch of shape \[0, 3\]"):
             MeanShift(3)(torch.empty(0, 3))
