@@ -15,6 +15,7 @@ from lib.recipes import Recipe
 from lib.recipes.values import without_dimension
 
 _FUSED = {"cpu", "cuda"}
+_OWN = ("lp_decay", "p", "lr_share")  # of a group, beside those of torch.optim.Adam
 # Entries that decay at a time: temporaries then stay in the cache, and need no fresh memory. Rows come in multiples of
 # 64, so that vector instructions meet the same entries as in the whole.
 _CPU_ENTRIES, _GPU_ENTRIES, _ROWS = 2**18, 2**28, 64
@@ -53,7 +54,7 @@ class AdamLp(torch.optim.Adam):
         weight_decay: float = 0.0,
         fused: bool | None = None,
     ) -> None:
-        own = {"lp_decay": lp_decay, "p": p, "lr_share": 1.0}
+        own = dict(zip(_OWN, (lp_decay, p, 1.0), strict=True))
         _check_decay(own)
         super().__init__(
             params,
@@ -73,6 +74,13 @@ class AdamLp(torch.optim.Adam):
         if isinstance(param_group, dict):  # of others torch says what they are
             _check_decay(param_group)
         super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What a state of torch.optim.Adam does not have stays as it is, and l_2 decay decoupled."""
+        before = [{name: group[name] for name in _OWN} for group in vars(self).get("param_groups", [])]
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        for group, own in zip(self.param_groups, before, strict=False):  # a copy has none before
+            group.update(own | group, decoupled_weight_decay=True)
 
     def set_knobs(self, p: float, lr: float) -> None:
         """Sets the exponent of the decay and the learning rate, its share of it, of every group for the next step."""
@@ -94,7 +102,7 @@ class AdamLp(torch.optim.Adam):
         if decaying and not self._is_skipped():
             for group in decaying:
                 self._decay(group)
-        super().step()
+        _adam_step(self)
         return loss
 
     def _is_skipped(self) -> bool:
@@ -107,6 +115,13 @@ class AdamLp(torch.optim.Adam):
         for w in group["params"]:
             if w.grad is not None:
                 decay_(w, group["p"], float(group["lr"]) * group["lp_decay"])
+
+
+def _adam_step(optimizer: AdamLp) -> None:
+    """The step of torch's class without its hooks, which run around that of `AdamLp`."""
+    step = torch.optim.Adam.step
+    # torch marks a class that it has wrapped in hooks; the step itself is wrapped in other things, too
+    (step.__wrapped__ if hasattr(step, "hooked") else step)(optimizer)  # type: ignore[attr-defined]
 
 
 def _check_decay(options: dict[str, Any]) -> None:

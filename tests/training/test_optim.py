@@ -269,6 +269,34 @@ class TestAdamLp:
             continued.step()
         assert all(torch.equal(a, b) for a, b in zip(params, copies, strict=True))
 
+    def test_it_goes_on_from_a_state_of_adam_with_its_own_decay(self):
+        params, others = parameters((2, 3), (4,)), parameters((2, 3), (4,))
+        adam = torch.optim.Adam(others, lr=0.3, weight_decay=0.1)
+        set_gradients(others, 0)
+        adam.step()
+        groups = [{"params": params[:1], "lp_decay": 0.5, "p": 8.0, "lr_share": 0.2}, {"params": params[1:]}]
+        optimizer = AdamLp(groups, **self.options())
+        state = adam.state_dict()
+        state["param_groups"] = [state["param_groups"][0] | {"params": [n]} for n in range(2)]
+        optimizer.load_state_dict(state)
+        first, second = optimizer.param_groups
+        assert (first["lp_decay"], first["p"], first["lr_share"]) == (0.5, 8.0, 0.2)
+        assert (second["lp_decay"], second["p"], second["lr_share"]) == (0.0, math.inf, 1.0)
+        assert all((group["lr"], group["decoupled_weight_decay"]) == (0.3, True) for group in (first, second))
+        set_gradients(params, 1)
+        optimizer.step()
+        assert optimizer.state[params[0]]["step"] == 2
+
+    def test_hooks_of_a_step_run_once_whatever_optimisers_there_are(self):
+        torch.optim.Adam(parameters((1,)))  # from the first one on, torch's class has hooks too
+        params = parameters((2, 3))
+        optimizer, seen = AdamLp(params, **self.options(lp_decay=0.5)), []
+        optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+        optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+        set_gradients(params, 0)
+        optimizer.step()
+        assert seen == ["before", "after"] and optimizer.state[params[0]]["step"] == 1
+
 
 class TestMakeOptimizer:
     @pytest.mark.parametrize(
