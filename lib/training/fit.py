@@ -39,6 +39,10 @@ from lib.training.ranks import Machines, SpawnedDDP, check_ranks, node_rank, pas
 from lib.training.running_means import collect_running_means_
 from lib.training.schedules import knobs_at
 
+# fields of a recipe that training does not look at: see `fit`, and of the net its config says what it is
+_UNREAD = {"name", "model", "width", "depth", "hidden", "identity", "mean", "std"}
+_UNREAD |= {"train_limit", "test_limit", "validation", "eps_test", "pgd_steps"}
+
 
 def fit(
     net: Net,
@@ -64,8 +68,8 @@ def fit(
     Args:
         net: the net to train; its own weights are the start, unless there is a checkpoint.
         recipe: loss, schedules, optimiser, augmentation, batch size. What made the net (model, width, depth, hidden,
-            identity, mean, std), limits, validation, eps_test and pgd_steps are not read; of dataset only whether its
-            images may be cut.
+            identity, mean, std), limits, validation, eps_test, pgd_steps and the name are not read; of dataset only
+            whether its images may be cut.
         train: the training images, those of a data set or your own; a copy is held on each device.
         seed: with the step's number it decides order and augmentation.
         device: "auto", "cpu" or "cuda".
@@ -98,7 +102,8 @@ def fit(
     target = resolve_device(device)
     check_ranks(recipe, target, devices, num_nodes)
     path = workdir / "last.ckpt"
-    run = recipe.as_dict() | {"seed": seed, "images": len(train), "fingerprint": train.fingerprint()}
+    run = {name: value for name, value in recipe.as_dict().items() if name not in _UNREAD}
+    run |= {"seed": seed, "images": len(train), "fingerprint": train.fingerprint()}
     run |= {"net": type(net).__name__} | {f"net.{name}": value for name, value in net.config.items()}
     resume = path.exists()
     if resume:

@@ -35,7 +35,7 @@ def test_a_checkpoint_names_all_that_trained(tmp_path: Path) -> None:
     [
         ({"lr": 0.5}, {}, "lr is 0.02 there, expected 0.5"),
         ({}, {"seed": 7}, "seed is 0 there, expected 7"),
-        ({"train_limit": 49}, {}, "train_limit is 50 there, expected 49"),
+        ({"train_limit": 49}, {}, "images is 50 there, expected 49"),
     ],
 )
 def test_the_checkpoint_of_another_run_is_refused(
@@ -44,6 +44,13 @@ def test_the_checkpoint_of_another_run_is_refused(
     train(tiny(epochs_ramp=0, epochs_inf=0), tmp_path)
     with pytest.raises(ValueError, match=f"last.ckpt belongs to another run: {difference}"):
         train(tiny(epochs_ramp=0, epochs_inf=0, **changes), tmp_path, **options)
+
+
+def test_what_training_does_not_read_may_change(tmp_path: Path) -> None:
+    recipe = tiny(epochs_ramp=0, epochs_inf=0)
+    _, history = train(recipe, tmp_path)
+    other = recipe.replace(name="other", eps_test=0.05, pgd_steps=3, test_limit=9)
+    assert train(other, tmp_path)[1] == history  # seconds too: nothing is trained again
 
 
 def test_a_run_does_not_go_on_with_another_net(tmp_path: Path) -> None:
