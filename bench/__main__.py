@@ -47,7 +47,7 @@ def main() -> int:
         print(*chosen, sep="\n")
         return 0
     tests = TESTS[device]
-    if not _tests_pass(tests):
+    if not _tests_pass(tests, _device(device)):
         print(f"{', '.join(tests)}: not all pass, so nothing is measured", file=sys.stderr)
         return 1
     speed = _so_far(device, options.folder)
@@ -66,10 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tests_pass(tests: tuple[str, ...]) -> bool:
-    """Whether all tests pass, or passed before with the same code and versions."""
+def _tests_pass(tests: tuple[str, ...], device: str) -> bool:
+    """Whether all tests pass, or passed before on such a device with the same code and versions."""
     files = (*sorted(ROOT.glob("lib/**/*.py")), *(ROOT / test for test in tests))
-    code = b"".join(path.read_bytes() for path in files) + repr(provenance.versions()).encode()
+    code = b"".join(path.read_bytes() for path in files) + repr((device, provenance.versions())).encode()
     stamp = ROOT / "runs" / f"bench-{hashlib.sha256(code).hexdigest()[:16]}"
     if stamp.exists():
         return True

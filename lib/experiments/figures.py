@@ -80,8 +80,9 @@ def plot_history(record: Record) -> "Figure":
         axes.set_ylabel(label)
         if not np.isfinite(p).all():
             axes.axvspan(epoch[~np.isfinite(p)][0] - 0.5, epoch[-1] + 0.5, color="#f0e6d2", zorder=0, label="p = inf")
+    if not np.isfinite(p).all():
+        panels[2].legend(loc="upper left", frameon=False)
     panels[0].set_title(_title(record), loc="left")
-    panels[2].legend(loc="upper left", frameon=False)
     panels[2].set_xlabel("epoch")
     return figure
 

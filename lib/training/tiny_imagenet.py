@@ -82,7 +82,10 @@ def _validation_files(folder: Path) -> _Files:
 
 
 def _wnids(folder: Path) -> list[str]:
-    return sorted(_lines(folder, "wnids.txt"))
+    wnids = sorted(_lines(folder, "wnids.txt"))
+    if not all(wnids) or len(set(wnids)) < len(wnids):  # a name that is empty would be the folder of all
+        raise _damaged(folder, "wnids.txt has a line that is empty or there twice")
+    return wnids
 
 
 def _lines(folder: Path, name: str) -> list[str]:

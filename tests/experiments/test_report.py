@@ -454,6 +454,11 @@ class TestFigures:
         assert np.isnan(p.lines[0].get_ydata()[-1])
         assert [patch.get_label() for patch in p.patches] == ["p = inf"]
 
+    def test_a_history_without_infinite_p_has_no_legend(self, make_run: Run) -> None:
+        record = make_run()[0]
+        finite = dataclasses.replace(record, history=[row | {"p": 8.0} for row in record.history])
+        assert not any(axes.get_legend() for axes in report.plot_history(finite).axes)
+
     def test_what_the_paper_does_not_print_is_not_marked(self, make_run: Run) -> None:
         labels = [
             line.get_label() for line in report.plot_radii(*make_run("cifar10/depth-7-gauss", n=10)).axes[0].lines

@@ -185,6 +185,12 @@ class TestMissingAndDamaged:
         with pytest.raises(ValueError, match=r"is damaged: wnids.txt is"):
             load_data(SMALL, root)
 
+    @pytest.mark.parametrize("content", ["n01\n\nn02\nn03\n", "n01\nn02\nn02\nn03\n"])
+    def test_a_class_without_a_name_or_there_twice_is_called_damaged(self, content: str, root: Path) -> None:
+        (root / tiny_imagenet.FOLDER / "wnids.txt").write_text(content)
+        with pytest.raises(ValueError, match=r"is damaged: wnids.txt has a line that is empty or there twice"):
+            load_data(SMALL, root)
+
     def test_fewer_classes_than_the_recipe_has_are_refused(self, root: Path) -> None:
         with pytest.raises(ValueError, match="classes is 200, expected 3"):
             load_data(SMALL.replace(classes=200), root)
