@@ -53,7 +53,7 @@ def evaluate(net: Net, recipe: Recipe, images: Images, *, seed: int) -> Table:
         certified={method: result.certified.cpu().numpy() for method, result in certificates.items()},
         robust=robust.cpu().numpy(),
         robust_strong=strong.cpu().numpy(),
-        radii=torch.tensor(radii, dtype=torch.float64).numpy(),
+        radii=torch.tensor(radii, dtype=torch.float64, device="cpu").numpy(),
         survived=torch.stack(list(survived.values()), 1).cpu().numpy(),
     )
 

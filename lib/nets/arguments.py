@@ -29,7 +29,7 @@ def integer(name: str, value: Any, *, at_least: int) -> int:
 
 
 def real(name: str, value: Any) -> float:
-    """A plain finite number from one of Python or NumPy, or a tensor of one entry; texts and truth values are none.
+    """A plain finite number from one of Python, NumPy or torch (of no dimension); texts and truth values are none.
 
     Raises:
         TypeError: no number.

@@ -56,7 +56,7 @@ class DistanceLayer(nn.Module, ABC):
         """The most that bias and mean shift together move an output: max_k |b_k| + max_k |running_mean_k|."""
         constants = [] if self.bias is None else [self.bias.detach()]
         constants += [] if self.shift is None else [self.shift.running_mean]
-        return sum((c.abs().amax() for c in constants), torch.zeros(()))
+        return sum((c.abs().amax() for c in constants), self.weight.new_zeros(()))
 
     def _finish(self, distances: Tensor, p: float) -> Tensor:
         y = self._biased(distances)

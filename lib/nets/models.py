@@ -112,10 +112,10 @@ Net = LInfDistNet | SortNet | LInfDistNetMLP | ConvLInfDistNetMLP
 def build(recipe: Recipe, seed: int | None = None) -> Net:
     """The net of a recipe, with weights drawn from torch's global generator.
 
-    Where a seed is given they are drawn from that, and the generator stays where it is.
+    Where a seed is given they are drawn from that, on the CPU, and the generator stays where it is.
     """
     if seed is not None:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(seed)  # those of GPUs stay where they are
             return build(recipe)
     shape, classes, width = recipe.input_shape, recipe.classes, recipe.width

@@ -69,7 +69,7 @@ def _pruned(net: Prunable) -> Prunable:
     """The net with its parts replaced, in evaluation mode."""
     dense = cast(list[LInfDist], net.distance_layers())
     boxes, layers = _boxes(net, dense), list[PrunedDist]()
-    read = torch.ones(len(dense[-1].weight), dtype=torch.bool)
+    read = dense[-1].weight.new_ones(len(dense[-1].weight), dtype=torch.bool)
     for layer, box in zip(reversed(dense), reversed(boxes), strict=True):
         layers.insert(0, PrunedDist(layer, box, read))
         read = layers[0].kept().any(0)

@@ -50,7 +50,7 @@ class Sealed(nn.Module, ABC):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self.check_constants()
-        dtype = fn(torch.empty(1)).dtype
+        dtype = fn(torch.empty(1, device="cpu")).dtype
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"a pruned net must stay float32 or float64, got {dtype}: use the net it was made from")
         before = [tensor.detach() for tensor in (*self.parameters(), *self.buffers())]

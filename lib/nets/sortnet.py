@@ -85,10 +85,10 @@ class SortLinear(LInfDist):
 
     def _of_kept_inputs(self, x: Tensor, p: float) -> Tensor:
         features = x.shape[1]
-        count = max(1, int((torch.rand(features) < self.keep_prob).sum()))
+        count = max(1, int((torch.rand(features, device="cpu") < self.keep_prob).sum()))
         groups = []
         for group in x.split(GROUP):
-            kept = torch.randperm(features)[:count].to(x.device, non_blocking=True)
+            kept = torch.randperm(features, device="cpu")[:count].to(x.device, non_blocking=True)
             # index_select, not [:, kept]: the same gradients from a far faster backward
             groups.append(lp_dist(group.index_select(1, kept), self.weight.index_select(1, kept), p))
         return torch.cat(groups)

@@ -90,7 +90,7 @@ def _check(net: Net) -> None:
     check_float32(state, "saved")
     _check_places(state)
     mean, std = net.normalize.mean.flatten().cpu(), net.std
-    built = torch.tensor(net.config["mean"], dtype=torch.float32), net.config["std"]
+    built = torch.tensor(net.config["mean"], dtype=torch.float32, device="cpu"), net.config["std"]
     if not torch.equal(mean, built[0]) or std != built[1]:  # the file holds what it was built with
         raise ValueError(
             f"net must have the mean and std it was built with to be saved, {built[0].tolist()} and {built[1]}, "

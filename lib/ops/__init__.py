@@ -68,6 +68,7 @@ def lp_dist(x: Tensor, w: Tensor, p: float = math.inf) -> Tensor:
         ValueError: features that do not match or are none, or p outside [1, inf].
         TypeError: inputs that are no dense tensors of 16 to 64 bits, or differ in dtype or device; p that is no number.
         NotImplementedError: forward-mode differentiation, as by torch.func.jvp, and second derivatives.
+        RuntimeError: gradients by torch.func, which torch itself refuses for operations of torch.library.
         ModuleNotFoundError, RuntimeError: on CUDA, Triton or the C compiler that it needs are not there.
     """
     x, w = autocast(x, w)

@@ -65,7 +65,7 @@ def lp_dist_argmax(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     if not _in_range(x, w):
         return reference.lp_dist_argmax(x, w)
     whole, weights, y = padded(x, 1, BLOCK), padded(w, 1, BLOCK), room(x, w)
-    index = torch.empty(len(x), len(w), dtype=torch.int32)
+    index = x.new_empty(len(x), len(w), dtype=torch.int32)
     _forward(x, w).forward_argmax(*flat(whole, weights, y), index.numpy(), grid(whole, weights))
     return cropped(y, len(x), len(w)), index
 

@@ -66,7 +66,7 @@ def _largest(lower: Tensor, upper: Tensor, w: Tensor, count: int, least: bool) -
 
 @one_at_a_time
 def _places(x: Tensor, w: Tensor, values: Tensor) -> Tensor:
-    places = torch.empty(len(x), len(w), len(values), dtype=torch.int32)
+    places = x.new_empty(len(x), len(w), len(values), dtype=torch.int32)
     x, w = padded(x, 1, WORD, math.nan), padded(w, 1, WORD)
     _kernels(x, w).find(x.numpy(), w.numpy(), values.contiguous().numpy(), places.numpy())
     return places

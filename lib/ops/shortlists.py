@@ -51,7 +51,7 @@ class Shortlists(NamedTuple):
     def kept(self) -> Tensor:
         """Which weights [O, I] of the first layer any term looks at."""
         inputs, units = self.widths[:2].tolist()
-        mask = torch.zeros(units, inputs, dtype=torch.bool)
+        mask = torch.zeros(units, inputs, dtype=torch.bool, device="cpu")
         for unit, lists in enumerate(zip(self.begin[:units], self.end[:units], strict=True)):
             for begin, end in zip(*lists, strict=True):
                 mask[unit, self.place[STEP * begin : STEP * end] // LANES] = True
@@ -95,7 +95,7 @@ def shortlists(weight: Tensor, above: Tensor, below: Tensor, floor: Tensor, plus
 
 def _filled_up(counts: Tensor, rooms: Tensor) -> Tensor:
     """The numbers of the items of consecutive groups, each group padded to its room by repeating its last item."""
-    slots = torch.arange(int(rooms.sum())) - (rooms.cumsum(0) - rooms).repeat_interleave(rooms)
+    slots = torch.arange(int(rooms.sum()), device=rooms.device) - (rooms.cumsum(0) - rooms).repeat_interleave(rooms)
     begins, lasts = counts.cumsum(0) - counts, counts - 1
     return begins.repeat_interleave(rooms) + torch.minimum(slots, lasts.repeat_interleave(rooms))
 

@@ -60,7 +60,7 @@ def _bounded(
 
 def _rows(x: Tensor) -> Tensor:
     """x [B, I] row by row in memory, its last row repeated up to the lanes of a tile."""
-    return (x if len(x) >= LANES else x[torch.arange(LANES).clamp(max=len(x) - 1)]).contiguous()
+    return (x if len(x) >= LANES else x[torch.arange(LANES, device=x.device).clamp(max=len(x) - 1)]).contiguous()
 
 
 def _kernels(x: Tensor) -> ModuleType:

@@ -111,7 +111,9 @@ class PaperPGD(LinfProjectedGradientDescentAttack):
 
 
 def _pgd(net: Net, x: Tensor, y: Tensor, eps: float, steps: int, generator: torch.Generator) -> Tensor:
-    noise = (torch.randn(x.shape, generator=generator) * (eps / 4)).clamp(-eps / 2, eps / 2).to(x)
+    noise = (
+        (torch.randn(x.shape, generator=generator, device=generator.device) * (eps / 4)).clamp(-eps / 2, eps / 2).to(x)
+    )
     model = PyTorchModel(net, bounds=(0, 1), device=x.device)
     lower, upper = _box(x, eps)
     images = x.clone()
@@ -131,7 +133,7 @@ def _smooth(net: Net, x: Tensor, y: Tensor, eps: float, steps: int, generator: t
     for step in range(steps):
         descent, rung = divmod(step, len(LADDER))
         if descent and rung == 0:
-            noise = torch.rand(x.shape, generator=generator).to(x)
+            noise = torch.rand(x.shape, generator=generator, device=generator.device).to(x)
             images[unbroken] = torch.lerp(lower, upper, noise)[unbroken]
         rival = rivals[:, descent % (net.num_classes - 1)]
         survivors = []

@@ -138,6 +138,7 @@ def pixel_box(x: Tensor, eps: float | Tensor, *, clip: bool = True) -> Box:
         clip: cut to valid pixels, [0, 1].
     """
     infinity = x.new_tensor(math.inf)
-    radius = torch.as_tensor(eps, dtype=torch.float64).to(x).nextafter(infinity).view(-1, 1, 1, 1)  # at least eps
+    each = eps.double() if isinstance(eps, Tensor) else torch.tensor(eps, dtype=torch.float64, device="cpu")
+    radius = each.to(x).nextafter(infinity).view(-1, 1, 1, 1)  # at least eps
     lower, upper = (x - radius).nextafter_(-infinity), (x + radius).nextafter_(infinity)
     return Box(lower.clamp_(min=0), upper.clamp_(max=1)) if clip else Box(lower, upper)

@@ -39,7 +39,8 @@ class History(Callback):
     def __init__(self, recipe: Recipe, images: int, steps_per_epoch: int, path: Path) -> None:
         self.recipe, self.images, self.steps_per_epoch, self.path = recipe, images, steps_per_epoch, path
         self.rows: list[dict[str, float]] = []
-        self.tally = torch.zeros(2, dtype=torch.float64)  # this rank's sum of losses and number of right predictions
+        # this rank's sum of losses and number of right predictions
+        self.tally = torch.zeros(2, dtype=torch.float64, device="cpu")
         self.seconds = 0.0  # of the running epoch, spent before this process took over
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -64,7 +65,7 @@ class History(Callback):
     def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self.rows, self.seconds = checkpoint["history"], checkpoint["seconds"]
         if trainer.is_global_zero:
-            self.tally = torch.tensor(checkpoint["tally"], dtype=torch.float64)
+            self.tally = torch.tensor(checkpoint["tally"], dtype=torch.float64, device="cpu")
 
     def _close_epoch(self, trainer: L.Trainer) -> None:
         knobs = knobs_at(self.recipe, (trainer.global_step - 1) / self.steps_per_epoch)

@@ -109,7 +109,7 @@ def _digits(root: Path) -> DataSplit:
     bunch = load_digits()
     images = _images(bunch.images[:, None], bunch.target, 16)
     by_class = torch.argsort(images.labels, stable=True)
-    is_test = torch.zeros(len(images), dtype=torch.bool)
+    is_test = torch.zeros(len(images), dtype=torch.bool, device="cpu")
     is_test[by_class[::5]] = True
     split = DataSplit(images.subset((~is_test).nonzero()[:, 0]), images.subset(is_test.nonzero()[:, 0]))
     return _verified("digits", split, "scikit-learn (install it again)")
@@ -119,7 +119,7 @@ def _images(pixels: Any, labels: Any, white: int) -> Images:
     """Images from arrays [N, C, H, W] and [N] of any type; `white` is the brightest pixel value."""
     return Images(
         torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.uint8)),
-        torch.as_tensor(labels, dtype=torch.int64),
+        torch.as_tensor(labels, dtype=torch.int64, device="cpu"),
         1 / white,
     )
 

@@ -16,7 +16,7 @@ from lib.training.datasets import Images
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     """The permutation [n] in which epoch `epoch` goes through n images."""
-    return torch.randperm(n, generator=_generator(seed, epoch))
+    return torch.randperm(n, generator=_generator(seed, epoch), device="cpu")
 
 
 def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
@@ -59,10 +59,12 @@ def augment(
     height, width = size or x.shape[2:]
     slack = 2 * crop_padding + x.shape[2] - height
     if slack:
-        offsets = torch.randint(slack + 1, (2, len(x)), generator=generator).to(x.device, non_blocking=True)
+        offsets = torch.randint(slack + 1, (2, len(x)), generator=generator, device="cpu")
+        offsets = offsets.to(x.device, non_blocking=True)
         x = _crop(_pad(x, crop_padding, crop_edge), offsets, height, width)
     if flip:
-        mirrored = torch.randint(2, (len(x), 1, 1, 1), generator=generator).bool().to(x.device, non_blocking=True)
+        mirrored = torch.randint(2, (len(x), 1, 1, 1), generator=generator, device="cpu").bool()
+        mirrored = mirrored.to(x.device, non_blocking=True)
         x = torch.where(mirrored, x.flip(3), x)
     return x
 

@@ -30,7 +30,7 @@ class ClippedHinge(nn.Module):
     def __init__(self, theta: float) -> None:
         super().__init__()
         self.theta = theta
-        self.logit_scale = nn.Parameter(torch.ones(()))
+        self.logit_scale = nn.Parameter(torch.ones((), device="cpu"))
 
     def forward(self, net: Any, x: Tensor, y: Tensor, knobs: Knobs) -> tuple[Tensor, Tensor]:
         """(logits [B, K], loss) of the images x [B, C, H, W]."""

@@ -105,6 +105,22 @@ def test_the_same_seed_gives_the_same_row_and_another_seed_another_net(tmp_path:
     assert [row["loss"] for row in first.history] != [row["loss"] for row in other.history]
 
 
+@pytest.mark.parametrize("recipe", [PLAIN, COMPOSITE, "digits/sortnet"])
+def test_a_row_does_not_depend_on_the_default_device(recipe: str, tmp_path: Path) -> None:
+    small = {"width": 8, "epochs_ramp": 1, "epochs_inf": 1, "train_limit": 300, "test_limit": 40}
+    wanted = smoke(recipe, tmp_path / "plain", **small)
+    with torch.device("meta"):  # a stand-in for a GPU: what lands there by mistake cannot be read
+        found = smoke(recipe, tmp_path / "other", **small)
+    assert _weights(tmp_path / "plain") == _weights(tmp_path / "other")
+    for name in ("clean", "robust", "robust_strong", "certified"):
+        assert getattr(found, name) == getattr(wanted, name), name
+
+
+def _weights(folder: Path) -> bytes:
+    (path,) = folder.rglob("*.safetensors")
+    return path.read_bytes()
+
+
 def test_training_starts_from_the_weights_of_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     starts = []
 

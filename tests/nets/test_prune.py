@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 import lib
-from lib import Box, LInfDistNet, LInfDistNetMLP, certify, prune, recipes
+from lib import Box, LInfDistNet, LInfDistNetMLP, certify, prune, recipes, save
 from lib.nets import chain
 from lib.nets.layers import LInfDist
 from lib.nets.normalisation import Normalize
@@ -422,6 +422,18 @@ def test_hooks_and_replaced_methods_of_a_pruned_net_are_called(part: str) -> Non
     net.get_submodule(part).forward = negated(net.get_submodule(part))  # type: ignore[method-assign]
     assert part != "top" or torch.equal(pruned(x), net(x))
     assert not torch.equal(pruned(x), whole)
+
+
+def test_a_net_is_pruned_certified_and_saved_whatever_the_default_device(tmp_path: Path) -> None:
+    net, x = random_net(0, 8, 3, 0, False), random_images(0, 7)
+    y = net(x).argmax(1)
+    wanted = certify(net, x, y, 0.01)
+    with torch.device("meta"):
+        pruned = prune(net)
+        found, kept = certify(pruned, x, y, 0.01), pruned.layers[0].kept()
+        save(pruned, tmp_path / "net")
+    assert torch.equal(found.certified, wanted.certified) and torch.equal(found.radius, wanted.radius)
+    assert torch.equal(kept, prune(net).layers[0].kept())
 
 
 def test_a_pruned_net_that_is_hooked_executes_and_bounds_the_same() -> None:
