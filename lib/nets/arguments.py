@@ -5,6 +5,8 @@ from numbers import Real
 from operator import index
 from typing import Any
 
+import numpy as np
+
 from lib.recipes.values import nearest_float, without_dimension
 
 
@@ -16,7 +18,7 @@ def integer(name: str, value: Any, *, at_least: int) -> int:
         ValueError: one below `at_least`, or from 2^63 on.
     """
     try:
-        whole = None if isinstance(value, bool) else index(value)
+        whole = None if isinstance(value, bool | np.bool_) else index(value)
     except TypeError:
         whole = None
     if whole is None:

@@ -58,7 +58,7 @@ def load(path: str | Path) -> Net:
     if not path.is_file():
         raise FileNotFoundError(f"path must be a saved net, but there is no file {path}")
     try:
-        with safe_open(path, framework="pt") as file:
+        with torch.device("cpu"), safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:

@@ -137,6 +137,7 @@ class TestSnakefile:
         script(tmp_path / "bin/sinfo", "printf 'PARTITION\\nmain*\\ngpu\\n'")
         script(tmp_path / "bin/sbatch", f'echo "$@" >> {tmp_path}/asked; exit 1')
         monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setenv("USER", "reader")
         at_once = ("--retries", "0", "--slurm-init-seconds-before-status-checks", "1")
         said = snakemake(tmp_path, budget, *at_once, "--config", "recipes=digits/linf-dist-net", profile="slurm")
         assert (tmp_path / "asked").is_file(), said
