@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 
@@ -79,6 +80,32 @@ class TestEveryChapter:
             assert not any(isinstance(node, ast.ClassDef | ast.While) for node in ast.walk(ast.parse(cell.source)))
             assert "epoch" not in cell.source
             assert len(cell.source.splitlines()) <= 25
+
+
+FROM_THE_LEDGER = [
+    pytest.param(chapter, number, id=f"{chapter}-{number}")
+    for chapter in CHAPTERS
+    for number, cell in enumerate(code(chapter))
+    if "report.claims(recipes.FOLDER.parent" in cell.source
+]
+
+
+@pytest.mark.parametrize(("chapter", "number"), FROM_THE_LEDGER)
+def test_a_table_of_records_is_that_of_todays_records(chapter: str, number: int) -> None:
+    cells, names = code(chapter), dict[str, Any]()
+    for statement in (each for cell in cells for each in ast.parse(cell.source).body):
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            exec(ast.unparse(statement), names)
+    *statements, last = ast.parse(cells[number].source).body
+    exec(ast.unparse(ast.Module(statements, [])), names)
+    with pd.option_context("display.max_columns", 20, "display.width", 80):  # as in a notebook
+        shown = repr(eval(ast.unparse(last), names))
+    (output,) = cells[number].outputs
+    assert output.data["text/plain"] == shown
+
+
+def test_tables_of_records_are_found() -> None:
+    assert {case.values[0] for case in FROM_THE_LEDGER} == {"sortnet", "tiny_imagenet", "training"}
 
 
 @pytest.mark.parametrize("chapter", EXPERIMENTS)

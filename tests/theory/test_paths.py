@@ -10,41 +10,57 @@ from lib.theory.paths import paths
 @pytest.fixture
 def net() -> LInfDistNet:
     torch.manual_seed(0)
-    return LInfDistNet((1, 3, 3), 4, width=12, depth=4, mean=0.4, std=0.5).eval()
+    return LInfDistNet((1, 3, 3), 4, width=12, depth=4, mean=0.4, std=0.5, identity=0.0).eval()
 
 
-def test_a_path_ends_at_the_pixel_that_moves_the_score(net: LInfDistNet) -> None:
+def test_a_path_ends_at_the_pixel_that_moves_the_score_and_says_which_way(net: LInfDistNet) -> None:
     x = torch.rand(20, 1, 3, 3, requires_grad=True)
-    pixels = paths(net, x)[-1]
+    pixels, slopes = paths(net, x)[-1]
     for k, logits in enumerate(net(x).T):
         (gradient,) = torch.autograd.grad(logits.sum(), x, retain_graph=True)
-        assert torch.equal(gradient.flatten(1).abs().argmax(1), pixels[:, k])
-        assert ((gradient != 0).sum((1, 2, 3)) == 1).all()
+        wanted = torch.zeros(20, 9).scatter(1, pixels[:, k : k + 1], slopes[:, k : k + 1].float())
+        assert torch.equal(gradient.flatten(1) * net.std, wanted)
+    assert set(slopes.unique().tolist()) == {-1, 1}
+
+
+def test_a_path_has_a_slope_in_every_layer(net: LInfDistNet) -> None:
+    x = torch.rand(20, 1, 3, 3)
+    features = net.features(x).requires_grad_()
+    units, slopes = paths(net, x)[0]
+    for k, logits in enumerate(-net.top(features).T):
+        (gradient,) = torch.autograd.grad(logits.sum(), features, retain_graph=True)
+        assert torch.equal(gradient, torch.zeros(20, 12).scatter(1, units[:, k : k + 1], slopes[:, k : k + 1].float()))
 
 
 def test_there_is_a_unit_for_every_image_score_and_layer(net: LInfDistNet) -> None:
-    found = paths(net, torch.rand(5, 1, 3, 3))
+    found = [units for units, _ in paths(net, torch.rand(5, 1, 3, 3))]
     assert [units.shape for units in found] == [(5, 4)] * 4
     assert all(units.max() < width for units, width in zip(found, (12, 12, 12, 9), strict=True))
-    assert [units.shape for units in paths(net, torch.rand(0, 1, 3, 3))] == [(0, 4)] * 4
+    assert [units.shape for units, _ in paths(net, torch.rand(0, 1, 3, 3))] == [(0, 4)] * 4
 
 
 def test_a_net_in_training_comes_back_as_it_was(net: LInfDistNet) -> None:
     x, wanted = torch.rand(5, 1, 3, 3), net.state_dict()
     before, found = {name: value.clone() for name, value in wanted.items()}, paths(net, x)
-    assert all(torch.equal(a, b) for a, b in zip(paths(net.train(), x), found, strict=True)) and net.training
+    again = paths(net.train(), x)
+    assert all(torch.equal(a, b) for one, two in zip(again, found, strict=True) for a, b in zip(one, two, strict=True))
+    assert net.training
     assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items())
 
 
-def test_scores_whose_paths_have_met_move_together(net: LInfDistNet) -> None:
+@pytest.mark.parametrize("same", [True, False])
+def test_scores_whose_paths_have_met_move_together_or_apart(net: LInfDistNet, same: bool) -> None:
+    first, second = net.top.weight.detach()[:2]
     with torch.no_grad():
-        net.top.weight[1] = net.top.weight[0] + torch.sign(net.top.weight[0])  # further by 1 from the same unit
+        # far below, or above, what the unit that both follow can be
+        first[3], second[3] = -500.0, -400.0 if same else 500.0
     x = torch.rand(20, 1, 3, 3)
-    met = torch.stack([units[:, 0] == units[:, 1] for units in paths(net, x)])
-    assert met[-1].any()
-    assert (met[1:] | ~met[:-1]).all()  # and stay together from there
-    moved = torch.stack([net(x + step) for step in (0.0, 1e-3)]).diff(dim=0)[0]
-    assert (moved[met[-1], 0] - moved[met[-1], 1]).abs().max() < 1e-5
+    found = paths(net, x)
+    assert all((units[:, 0] == units[:, 1]).all() for units, _ in found)
+    assert all(((slopes[:, 0] == slopes[:, 1]) == same).all() for _, slopes in found)
+    moved = torch.stack([net.double()(x.double() + step) for step in (0.0, 1e-4)]).diff(dim=0)[0]
+    assert moved.abs().min() > 1e-4
+    torch.testing.assert_close(moved[:, 0], moved[:, 1] if same else -moved[:, 1])
 
 
 @pytest.mark.parametrize(
