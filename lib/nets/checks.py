@@ -32,8 +32,9 @@ def check_parts(net: DistanceNet, purpose: str) -> None:
         purpose: what is to be done with it, "certified", "pruned" or "saved".
 
     Raises:
-        TypeError: a module that is not one of this library's, subclasses included, compiled, or with a replaced method;
-            a part in the place of one of another kind, or that is no module of the net, as in a plain list.
+        TypeError: a module that is not one of this library's, subclasses included, compiled, or with a replaced method
+            or another tensor in the place of its own; a tensor of a subclass, which may compute otherwise; a part in
+            the place of one of another kind, or that is no module of the net, as in a plain list.
         ValueError: a forward hook, on a module or on all; a constant of another shape than one entry per unit or
             channel; coefficients of a SortNet layer that are not those of its keep_prob; a part of a pruned net that
             was changed, or is among others than it was pruned with.
@@ -85,11 +86,19 @@ def _check_module(module: nn.Module, place: str, purpose: str) -> None:
     replaced = next((attribute for attribute in vars(module) if hasattr(type(module), attribute)), None)
     if replaced:
         raise TypeError(f"net must have the methods of its classes to be {purpose}, got another {replaced} on {place}")
+    registered = module._parameters | module._buffers | module._modules
+    if hidden := registered.keys() & vars(module).keys():
+        # which a module would read, but neither save nor copy
+        raise TypeError(f"net must hold one of each part to be {purpose}, got another {min(hidden)} on {place}")
+    for name, constant in (*module._parameters.items(), *module._buffers.items()):
+        if constant is not None and type(constant) not in (Tensor, nn.Parameter):
+            kind = type(constant).__name__
+            raise TypeError(f"net must have plain tensors to be {purpose}, got a {kind} as {name} on {place}")
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(f"net must have no forward hooks to be {purpose}, got some on {place}")
     if isinstance(module, SortLinear):
         c = module.coefficients
-        if c != coefficients(module.keep_prob, len(c)):
+        if not 0 < module.keep_prob <= 1 or c != coefficients(module.keep_prob, len(c)):
             raise ValueError(f"net must have the coefficients of its keep_prob to be {purpose}, got {c} on {place}")
     if isinstance(module, Sealed):
         module.check_constants()

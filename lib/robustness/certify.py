@@ -52,7 +52,9 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
         where the lower bound of logit y exceeds every other upper bound, by Eq. 21 where the last layer is linear.
         An image that its margin certifies is certified by it: no box is made for it. Intervals speak of executions
         that keep denormals, as torch does unless told otherwise. (What one loses that flushes them is paid for once, by
-        `DistanceNet.flushed`, but not where layers are built to enlarge it; margins pay for that too.)
+        `DistanceNet.flushed`, but not where layers are built to enlarge it; margins pay for that too.) And they
+        speak of the net as it is called, and of torch.compile on the CPU: on CUDA that divides pixels by std less
+        exactly.
 
     Args:
         net: any net of this library; evaluation mode, p = inf and full float32 precision are enforced here.

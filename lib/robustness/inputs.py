@@ -29,11 +29,15 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
             not [B] or outside 0..K-1; weights or a mean that are not finite, a std that is not between 2^-100 and
             2^100; tensors on another device than the net.
         TypeError: a net that is none of this library, images that are not dense or not of the net's dtype, labels that
-            are no integers.
+            are no integers, tensors of a subclass, which may compute otherwise.
     """
     if not isinstance(net, DistanceNet):
         raise TypeError(f"net must be one of {', '.join(each.__name__ for each in NETS)}, got {kind_of(net)}")
     check_tensors(x=x, y=y)
+    for name, value in (("x", x), ("y", y)):
+        if type(value) not in (Tensor, nn.Parameter):
+            kind = type(value).__name__
+            raise TypeError(f"{name} must be a plain tensor, got a {kind}: pass {name}.as_subclass(torch.Tensor)")
     net.check_images("x", x)
     if y.dtype.is_floating_point or y.dtype is torch.bool or y.dtype.is_complex:
         raise TypeError(f"y must be integer labels, got {y.dtype}")

@@ -16,7 +16,7 @@ from lib.nets.layers import LInfDist
 from lib.nets.models import LInfDistNet, LInfDistNetMLP
 from lib.nets.normalisation import Normalize
 from lib.nets.prune import prune
-from lib.nets.sortnet import SortNet
+from lib.nets.sortnet import SortNet, coefficients
 from lib.nets.store import save
 from lib.robustness.certify import certify
 from lib.theory.addernet import with_batch_norm
@@ -47,6 +47,32 @@ def test_a_net_that_does_something_else_than_its_parts() -> None:
     vars(precise.top)["roundings"] = 0
     with pytest.raises(TypeError, match="got another roundings on LInfDist top"):
         check_parts(precise, "certified")
+
+
+@pytest.mark.parametrize(("part", "name"), [("top", "weight"), ("layers.0.shift", "running_mean"), ("", "top")])
+def test_a_part_that_hides_the_registered_one(part: str, name: str, tmp_path: Path) -> None:
+    net = LInfDistNet(SHAPE, 3, width=4, depth=2).eval()
+    module = net.get_submodule(part)
+    vars(module)[name] = copy.deepcopy(getattr(module, name))  # is what runs, and no part of a copy or of what is saved
+    with pytest.raises(TypeError, match=f"must hold one of each part to be certified, got another {name} on "):
+        certify(net, torch.rand(2, *SHAPE), torch.tensor([0, 1]), 0.1)
+    with pytest.raises(TypeError, match=f"must hold one of each part to be saved, got another {name} on "):
+        save(net, tmp_path / "net")
+
+
+class Coarse(Tensor):
+    """What computes in another way than its values, as quantised weights do."""
+
+
+def test_constants_that_compute_in_another_way() -> None:
+    net = LInfDistNet(SHAPE, 3, width=4, depth=2)
+    net.top.weight = nn.Parameter(net.top.weight.detach().as_subclass(Coarse))
+    with pytest.raises(TypeError, match=r"plain tensors to be certified, got a Coarse as weight on LInfDist top"):
+        check_parts(net, "certified")
+    net = LInfDistNet(SHAPE, 3, width=4, depth=2)
+    net.normalize.mean = net.normalize.mean.as_subclass(Coarse)
+    with pytest.raises(TypeError, match=r"plain tensors to be certified, got a Coarse as mean on Normalize normalize"):
+        check_parts(net, "certified")
 
 
 def test_hooks_on_a_net_or_on_all() -> None:
@@ -149,6 +175,14 @@ def test_a_constant_that_broadcasts(place: str, constant: Tensor, sentence: str)
 def test_other_coefficients_of_a_sortnet(c: tuple[float, ...]) -> None:
     net = SortNet((1, 1, 1), 2, width=1, depth=1, keep_prob=1.0, identity=0.0)
     net.top.coefficients = c
+    with pytest.raises(ValueError, match=r"the coefficients of its keep_prob to be certified, got .* on SortL"):
+        check_parts(net, "certified")
+
+
+@pytest.mark.parametrize("q", [1.5, 0.0, -1.0, math.nan])
+def test_a_sortnet_that_is_not_1_lipschitz(q: float) -> None:
+    net = SortNet((1, 1, 2), 2, width=2, depth=1, keep_prob=0.5, top_k=2)
+    net.top.keep_prob, net.top.coefficients = q, coefficients(q, 2)
     with pytest.raises(ValueError, match=r"the coefficients of its keep_prob to be certified, got .* on SortL"):
         check_parts(net, "certified")
 

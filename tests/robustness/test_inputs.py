@@ -17,6 +17,10 @@ from lib.robustness.inputs import check_arithmetic, check_batch, evaluation_mode
 SHAPE = (1, 4, 4)
 
 
+class Image(Tensor):
+    """A tensor that may compute in another way than its values."""
+
+
 @pytest.fixture(params=[torch.float16, torch.float64])
 def default_dtype(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_default_dtype(request.param)
@@ -49,6 +53,12 @@ class TestBatches:
     def test_bad_types(self) -> None:
         with pytest.raises(TypeError, match="x must be floating point, pixels"):
             check_batch(self.net, torch.zeros(2, *SHAPE, dtype=torch.uint8), torch.tensor([0, 1]))
+        for name, batch in (
+            ("x", (torch.rand(2, *SHAPE).as_subclass(Image), torch.tensor([0, 1]))),
+            ("y", (torch.rand(2, *SHAPE), torch.tensor([0, 1]).as_subclass(Image))),
+        ):
+            with pytest.raises(TypeError, match=rf"{name} must be a plain tensor, got a Image: pass {name}\.as_subcl"):
+                check_batch(self.net, *batch)
         with pytest.raises(TypeError, match="y must be integer labels"):
             check_batch(self.net, torch.rand(2, *SHAPE), torch.tensor([0.0, 1.0]))
         with pytest.raises(TypeError, match=r"x must be dense, got torch\.sparse_coo"):
