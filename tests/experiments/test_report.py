@@ -73,6 +73,15 @@ class TestPublished:
     def test_another_radius_is_another_row(self) -> None:
         assert published_row("mnist/linf-dist-net", 0.1) is None
 
+    def test_a_row_of_seconds_alone_is_no_row_of_accuracies(self) -> None:
+        assert "cifar10/linf-dist-net" in set(published(4)["recipe"])
+        assert published_row("cifar10/linf-dist-net", 2 / 255) is None
+
+    def test_what_a_caller_does_to_a_table_stays_with_the_caller(self) -> None:
+        table = published(1)
+        table["clean"] = 0.0
+        assert printed("mnist/linf-dist-net", 0.3)["clean"] == 98.54
+
     def test_the_tables_with_accuracies_and_times_of_distance_nets_are_kept(self) -> None:
         assert tables() == [1, 2, 3, 4, 7, 9, "followups"]
 

@@ -1,10 +1,16 @@
 """A row end to end on real digits: from recipe to record, again to the same record, and refusals before any work."""
 
 import dataclasses
+import errno
+import fcntl
+import itertools
 import os
+import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,7 +49,8 @@ class TestARow:
         assert ledger.read(ledger.path_of(results, record)) == record
         assert record.n == 360
         assert len(record.history) == record.recipe.epochs
-        assert record.peak_memory > 0 and record.seconds_train > 0 and record.seconds_evaluate > 0
+        assert record.peak_memory > 2**26  # bytes: torch alone takes more
+        assert record.seconds_train == sum(row["seconds"] for row in record.history) > 0 < record.seconds_evaluate
 
     def test_learned_something_and_proved_something(self, record: lib.Record) -> None:
         assert record.clean > 0.4 * record.n
@@ -138,6 +145,29 @@ def test_training_starts_from_the_weights_of_the_seed(tmp_path: Path, monkeypatc
     assert [seed for seed, _ in starts] == [3, 4] and not torch.equal(starts[0][1][0], starts[1][1][0])
 
 
+def test_the_attacks_draw_by_the_seed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib.experiments import run as module
+
+    def spy(*arguments: Any, seed: int) -> Any:
+        seeds.append(seed)
+        return evaluate(*arguments, seed=seed)
+
+    seeds: list[int] = []
+    evaluate = module.evaluate
+    monkeypatch.setattr(module, "evaluate", spy)
+    smoke(PLAIN, tmp_path, seed=3, width=8, test_limit=20, epochs_ramp=0, epochs_inf=0)
+    assert seeds == [3]
+
+
+def test_data_are_read_from_the_folder_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(_: Any, data_root: Any) -> None:
+        raise FileNotFoundError(f"looked in {data_root}")
+
+    monkeypatch.setattr("lib.experiments.run.load_data", read)
+    with pytest.raises(FileNotFoundError, match=r"^looked in elsewhere$"):
+        smoke(PLAIN, tmp_path, data_root="elsewhere")
+
+
 def test_overrides_are_recorded_and_named_in_the_file(tmp_path: Path) -> None:
     record = smoke(PLAIN, tmp_path, eps_test="8/255", width=16, epochs_inf=1)
     assert record.eps == 8 / 255 and record.recipe.width == 16
@@ -178,6 +208,19 @@ def test_another_recipe_file_of_the_same_name_does_not_replace_a_record(tmp_path
         smoke(tmp_path / "a/mine.toml", tmp_path / "a/mine.toml")
     with pytest.raises(ValueError, match=r"mine.smoke-0.json is the record of another recipe named mine"):
         smoke(tmp_path / "b/mine.toml", tmp_path)
+
+
+def test_a_shipped_recipe_that_was_changed_replaces_its_record(
+    tmp_path: Path, make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*_: Any, **__: Any) -> None:
+        raise Unfinished(0, 1)
+
+    record, table = make_run(PLAIN, "smoke")
+    ledger.write(dataclasses.replace(record, recipe=record.recipe.replace(theta=0.25)), table, tmp_path)
+    monkeypatch.setattr("lib.experiments.run.fit", begin)
+    with pytest.raises(Unfinished):
+        smoke(PLAIN, tmp_path)
 
 
 def test_a_run_on_part_of_a_data_set_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +274,36 @@ def test_one_process_at_a_time_works_on_a_row(tmp_path: Path, monkeypatch: pytes
     assert len(list(ledger.records(tmp_path))) == 2
 
 
+@pytest.mark.parametrize(
+    ("number", "taken"), [(errno.EAGAIN, True), (errno.EACCES, True), (errno.ENOLCK, False), (errno.ENOTSUP, False)]
+)
+def test_a_file_system_without_locks_is_worked_on_all_the_same(
+    number: int, taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    began = []
+    try:
+        with _alone_in(tmp_path / "work"):
+            began.append(tmp_path)
+    except ValueError as error:
+        assert "another process works in" in str(error)
+    assert bool(began) is not taken
+
+
+def test_a_lock_that_a_run_removed_as_it_ended_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lock_late(*arguments: Any) -> None:
+        (tmp_path / "work/lock").unlink()
+        flock(*arguments)
+
+    flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with pytest.raises(ValueError, match="another process works in"), _alone_in(tmp_path / "work"):
+        pass
+
+
 def test_a_lock_goes_with_the_process_that_held_it(tmp_path: Path) -> None:
     hold = (
         "import sys, time; from pathlib import Path; from lib.experiments.run import _alone_in\n"
@@ -261,6 +334,18 @@ def test_a_slice_spent_on_training_leaves_the_evaluation_to_the_next(
     assert stop.value.step == stop.value.total
     assert not list((tmp_path / "cut").rglob("*.json"))
     assert counts(smoke(PLAIN, tmp_path / "cut", max_minutes=60)) == counts(smoke(PLAIN, tmp_path / "whole"))
+
+
+def test_training_may_take_half_of_the_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"width": 8, "test_limit": 20, "epochs_ramp": 0, "epochs_inf": 0}
+    # between two looks at this clock lie 20 seconds
+    clock = SimpleNamespace(perf_counter=itertools.count(0.0, 20.0).__next__)
+    monkeypatch.setattr("lib.experiments.run.time", clock)
+    for minutes, left in ((1e-6, r"of \d+ training steps"), (0.65, "training is finished")):
+        with pytest.raises(Unfinished, match=left):
+            smoke(PLAIN, tmp_path / "less", max_minutes=minutes, **small)
+    assert smoke(PLAIN, tmp_path / "less", max_minutes=0.65, **small).seconds_evaluate == 20
+    assert smoke(PLAIN, tmp_path / "more", max_minutes=0.7, **small).seconds_evaluate == 20
 
 
 @pytest.mark.parametrize(
@@ -304,6 +389,16 @@ def test_a_run_that_moved_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert record.device == "another" and record.dirty is False
 
 
+def test_who_only_evaluates_is_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"width": 8, "test_limit": 20, "epochs_ramp": 0, "epochs_inf": 0}
+    monkeypatch.setattr("lib.experiments.run._words", lambda *_: "one GPU")
+    monkeypatch.setattr("lib.experiments.run.SHARE", 0.0)
+    with pytest.raises(Unfinished, match="training is finished"):
+        smoke(PLAIN, tmp_path, max_minutes=60, **small)
+    monkeypatch.setattr("lib.experiments.run._words", lambda *_: "another")
+    assert smoke(PLAIN, tmp_path, **small).device == "one GPU, then another"
+
+
 def test_a_run_that_an_older_version_began_is_credited_to_nobody() -> None:
     last = Origin("a", False, {"torch": "2.11"}, "one GPU")
     assert _credited([UNKNOWN, last]) == last._asdict() | {"dirty": True}
@@ -311,6 +406,27 @@ def test_a_run_that_an_older_version_began_is_credited_to_nobody() -> None:
 
 def test_the_device_says_how_many_there_were() -> None:
     assert _words(torch.device("cpu"), 4) == f"4 x {_words(torch.device('cpu'), 1)}"
+
+
+@pytest.mark.parametrize(("devices", "num_nodes"), [(2, 1), (1, 2), (2, 2)])
+def test_all_ranks_of_all_machines_are_counted(
+    devices: int, num_nodes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*_: Any, origin: Origin, **__: Any) -> None:
+        assert origin.device == _words(torch.device("cpu"), devices * num_nodes)
+        raise Unfinished(0, 1)
+
+    for name, value in {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("lib.experiments.run.fit", begin)
+    with pytest.raises(Unfinished):
+        smoke(PLAIN, tmp_path, devices=devices, num_nodes=num_nodes)
+
+
+@pytest.mark.parametrize(("threads", "words"), [(1, "1 thread"), (2, "2 threads")])
+def test_the_device_says_how_many_threads_it_had(threads: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert _words(torch.device("cpu"), 1) == f"CPU ({platform.machine()}), {words}"
 
 
 def test_a_run_whose_evaluation_fails_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 import lib
 from lib.experiments import ledger, provenance
+from lib.recipes import load
 from lib.training import data
 from lib.training.endings import Unfinished
 
@@ -15,8 +16,8 @@ SMALL = {"width": 8, "epochs_ramp": 1, "epochs_inf": 1, "train_limit": 300, "tes
 
 
 def smoke(results: Path, **options: Any) -> lib.Record:
-    options = SMALL | {"progress": False} | options
-    return lib.run("digits/linf-dist-net", budget="smoke", device="cpu", results=results, **options)
+    options = SMALL | {"progress": False, "budget": "smoke"} | options
+    return lib.run("digits/linf-dist-net", device="cpu", results=results, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +59,8 @@ def test_says_whose_net_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     path = ledger.path_of(tmp_path, smoke(tmp_path))
     smoke(tmp_path, eps_test=0.03, progress=True)
     assert f"{path} has trained this net already" in capsys.readouterr().err
+    smoke(tmp_path, eps_test=0.04)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_run_made_again_trains_again(tmp_path: Path) -> None:
@@ -69,6 +72,43 @@ def test_a_run_made_again_trains_again(tmp_path: Path) -> None:
 def test_another_training_is_no_twin(changed: dict[str, Any], tmp_path: Path) -> None:
     smoke(tmp_path)
     assert trains(tmp_path, eps_test=0.03, **changed)
+
+
+def test_another_budget_trains_its_own_though_its_recipe_is_the_same(tmp_path: Path) -> None:
+    first = smoke(tmp_path)
+    fields = {name: value for name, value in first.recipe.as_dict().items() if name != "name"}
+    assert load("digits/linf-dist-net", "quick").replace(**fields) == first.recipe
+    assert trains(tmp_path, budget="quick", **fields)
+
+
+@pytest.mark.parametrize("dirty", [True, None])
+def test_what_no_commit_says_is_nobodys_twin_though_it_says_the_same(
+    dirty: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(monkeypatch, ("a" * 40, dirty))
+    smoke(tmp_path)
+    assert trains(tmp_path, eps_test=0.03)
+
+
+def test_another_device_trains_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smoke(tmp_path)
+    monkeypatch.setattr("lib.experiments.run._words", lambda *_: "another device")
+    assert trains(tmp_path, eps_test=0.03)
+
+
+def test_of_several_machines_none_takes_a_net_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as many ranks on one machine
+    monkeypatch.setattr("lib.experiments.run._words", lambda *_: "2 x CPU")
+    smoke(tmp_path)
+    for name, value in {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+
+    def begin(*_: Any, num_nodes: int, **__: Any) -> None:
+        raise Unfinished(0, num_nodes)
+
+    # the others would wait for this one
+    monkeypatch.setattr("lib.experiments.run.fit", begin)
+    assert trains(tmp_path, eps_test=0.03, num_nodes=2)
 
 
 @pytest.mark.parametrize("then", [("b" * 40, False), ("a" * 40, True), ("a" * 40, None)])

@@ -32,6 +32,16 @@ def test_a_path_has_a_slope_in_every_layer(net: LInfDistNet) -> None:
         assert torch.equal(gradient, torch.zeros(20, 12).scatter(1, units[:, k : k + 1], slopes[:, k : k + 1].float()))
 
 
+def test_of_units_that_are_equally_far_the_first_is_followed(net: LInfDistNet) -> None:
+    layer = net.distance_layers()[-2]
+    with torch.no_grad():
+        layer.weight[7] = layer.weight[3]
+        net.top.weight[:, [3, 7]] = -500.0
+    x = torch.rand(20, 1, 3, 3)
+    assert torch.equal(net.features(x)[:, 3], net.features(x)[:, 7])
+    assert (paths(net, x)[0].units == 3).all()
+
+
 def test_there_is_a_unit_for_every_image_score_and_layer(net: LInfDistNet) -> None:
     found = [units for units, _ in paths(net, torch.rand(5, 1, 3, 3))]
     assert [units.shape for units in found] == [(5, 4)] * 4

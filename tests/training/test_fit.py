@@ -11,6 +11,7 @@ import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -73,6 +74,27 @@ def without_seconds(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def save_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(callbacks, "CHECKPOINT_SHARE", math.inf)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What training sees as time: a step takes four seconds, a checkpoint `writing`; `saved` are the steps of these."""
+    clock = SimpleNamespace(now=0.0, writing=0.0, saved=[])
+    step, save = _Training.training_step, callbacks.AtomicIO.save_checkpoint
+
+    def training_step(self: _Training, batch: int) -> dict[str, Tensor]:
+        clock.now += 4
+        return step(self, batch)
+
+    def save_checkpoint(self: callbacks.AtomicIO, checkpoint: dict[str, Any], path: Any, **options: Any) -> None:
+        clock.now += clock.writing
+        clock.saved.append(checkpoint["global_step"])
+        save(self, checkpoint, path, **options)
+
+    monkeypatch.setattr(_Training, "training_step", training_step)
+    monkeypatch.setattr(callbacks.AtomicIO, "save_checkpoint", save_checkpoint)
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
 
 
 class KilledError(Exception):
@@ -197,6 +219,11 @@ class TestARunIsAFunctionOfRecipeAndSeed:
         again, rows = train(tiny(), tmp_path, seed=3)
         assert_same(again, net)
         assert rows == history
+
+    def test_a_net_in_evaluation_mode_is_trained_like_any_other(self, tmp_path: Path) -> None:
+        net, _ = train(tiny(), tmp_path / "a")
+        evaluated, _ = train(tiny(), tmp_path / "b", net=build(tiny(), seed=0).eval())
+        assert_same(evaluated, net)
 
     def test_another_seed_gives_another_net(self, tmp_path: Path) -> None:
         first, _ = train(tiny(), tmp_path / "a")
@@ -330,6 +357,35 @@ class TestResume:
         whole, expected = train(tiny(), tmp_path / "whole")
         assert_same(resumed, whole)
         assert without_seconds(history) == without_seconds(expected)
+
+
+class TestTime:
+    @pytest.mark.parametrize(
+        ("writing", "saved"), [(0.125, [4, 8, 12]), (1.0, [4, 12])], ids=["every quarter of a minute", "a 50th of it"]
+    )
+    def test_checkpoints_are_rarer_where_writing_is_slow(
+        self, writing: float, saved: list[int], clock: SimpleNamespace, tmp_path: Path
+    ) -> None:
+        clock.writing = writing
+        train(tiny(), tmp_path)
+        assert clock.saved == saved
+
+    def test_training_stops_after_the_step_in_which_its_minutes_are_over(
+        self, clock: SimpleNamespace, tmp_path: Path
+    ) -> None:
+        with pytest.raises(Unfinished) as stop:
+            train(tiny(), tmp_path, max_minutes=0.5)
+        assert (stop.value.step, clock.now, clock.saved) == (8, 32, [4, 8])
+
+    def test_seconds_of_an_epoch_are_those_of_all_calls_without_the_pauses(
+        self, clock: SimpleNamespace, tmp_path: Path
+    ) -> None:
+        for _ in range(11):
+            clock.now += 1000
+            with pytest.raises(Unfinished):
+                train(tiny(), tmp_path, max_minutes=1e-9)
+        _, history = train(tiny(), tmp_path)
+        assert [row["seconds"] for row in history] == [16, 16, 16]
 
 
 class TestDivergence:
@@ -506,6 +562,7 @@ class TestRefusals:
             ({"devices": 0}, "devices is 0, expected a whole number of at least 1"),
             ({"num_nodes": True}, "num_nodes is True, expected a whole number"),
             ({"max_minutes": -1}, "max_minutes is -1, expected a positive number or None"),
+            ({"max_minutes": "5"}, "max_minutes is '5', expected a positive number or None"),
         ],
     )
     def test_numbers_out_of_range(self, options: dict[str, Any], sentence: str, tmp_path: Path) -> None:

@@ -5,21 +5,25 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.strategies.launchers import multiprocessing
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from lib.__main__ import STOPPED, main
+from lib.training.callbacks import History
 from lib.training.checkpoint import read_checkpoint
 from lib.training.endings import TERMINATED, Diverged
 from lib.training.fit import _trainer
-from lib.training.ranks import Machines, SpawnedDDP, check_ranks, node_rank
+from lib.training.ranks import Machines, SpawnedDDP, check_ranks, node_rank, passing_on
 from tests.training.test_fit import COMPOSITE, PLAIN, SORTED, state, tiny, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +49,15 @@ class TestTheSameRun:
         _, shared = train(recipe, tmp_path / "two", devices=2)
         assert [row["p"] for row in shared] == [row["p"] for row in history]
         assert [row["loss"] for row in shared] == pytest.approx([row["loss"] for row in history], rel=1e-2)
+
+    @pytest.mark.parametrize(("first", "tally"), [(True, [3.0, 2.0]), (False, [0.0, 0.0])])
+    def test_only_the_first_goes_on_with_the_sums_of_all(
+        self, first: bool, tally: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        history, trainer = History(tiny(), 50, 4, tmp_path / "history.csv"), _trainer("cpu", 1, 1, 12, [], tmp_path)
+        monkeypatch.setattr(L.Trainer, "is_global_zero", first)
+        history.on_load_checkpoint(trainer, L.LightningModule(), {"history": [], "tally": [3.0, 2.0], "seconds": 1.0})
+        assert history.tally.tolist() == tally
 
     @pytest.mark.parametrize("split", [{"devices": 2}, {"num_nodes": 2}])
     def test_sortnet_is_refused_since_what_it_leaves_out_would_depend_on_them(
@@ -92,10 +105,16 @@ class TestTheSameRun:
         check_ranks(tiny(), CPU, 1, 1)
         with pytest.raises(ValueError, match="num_nodes is 2 and NODE_RANK not set, expected"):
             check_ranks(tiny(), CPU, 1, 2)
-        monkeypatch.setenv("NODE_RANK", "2")
-        with pytest.raises(ValueError, match="NODE_RANK is '2', expected a whole number from 0 to 1"):
-            check_ranks(tiny(), CPU, 1, 2)
+        for node in ("2", "-1", "first"):
+            monkeypatch.setenv("NODE_RANK", node)
+            with pytest.raises(ValueError, match=f"NODE_RANK is '{node}', expected a whole number from 0 to 1"):
+                check_ranks(tiny(), CPU, 1, 2)
         monkeypatch.setenv("NODE_RANK", "1")
+        for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500")):
+            monkeypatch.setenv(name, "")
+            with pytest.raises(ValueError, match=f"num_nodes is 2 and {name} not set, expected"):
+                check_ranks(tiny(), CPU, 1, 2)
+            monkeypatch.setenv(name, value)
         check_ranks(tiny(), CPU, 1, 2)
         assert (node_rank(1), node_rank(2)) == (0, 1)
 
@@ -157,6 +176,28 @@ class TestAskedToEnd:
             train(tiny(), tmp_path, devices=2)
         assert stop.value.code == TERMINATED
         assert not (tmp_path / "last.ckpt").exists()
+
+    def test_a_rank_that_dies_unasked_is_an_error_and_handlers_come_back(self, tmp_path: Path) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        trainer = _trainer("cpu", 2, 1, 12, [], tmp_path)
+        with passing_on(trainer):
+            assert signal.getsignal(signal.SIGTERM) is not before
+        assert signal.getsignal(signal.SIGTERM) is before
+        killed = ProcessExitedException("killed", error_index=0, error_pid=1, exit_code=-9, signal_name="SIGKILL")
+        with pytest.raises(ProcessExitedException, match=r"^killed$"), passing_on(trainer):
+            raise killed
+        assert signal.getsignal(signal.SIGTERM) is before
+
+    def test_beside_the_main_thread_where_no_signal_is_handled_ranks_are_spawned_too(self, tmp_path: Path) -> None:
+        def spawn() -> None:
+            with passing_on(_trainer("cpu", 2, 1, 12, [], tmp_path)):
+                spawned.append(threading.current_thread())
+
+        spawned: list[threading.Thread] = []
+        thread = threading.Thread(target=spawn)
+        thread.start()
+        thread.join()
+        assert spawned == [thread]
 
     def test_ranks_do_not_outlive_a_parent_that_is_killed(self, running: subprocess.Popen[str]) -> None:
         running.kill()
