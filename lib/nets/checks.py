@@ -86,14 +86,7 @@ def _check_module(module: nn.Module, place: str, purpose: str) -> None:
     replaced = next((attribute for attribute in vars(module) if hasattr(type(module), attribute)), None)
     if replaced:
         raise TypeError(f"net must have the methods of its classes to be {purpose}, got another {replaced} on {place}")
-    registered = module._parameters | module._buffers | module._modules
-    if hidden := registered.keys() & vars(module).keys():
-        # which a module would read, but neither save nor copy
-        raise TypeError(f"net must hold one of each part to be {purpose}, got another {min(hidden)} on {place}")
-    for name, constant in (*module._parameters.items(), *module._buffers.items()):
-        if constant is not None and type(constant) not in (Tensor, nn.Parameter):
-            kind = type(constant).__name__
-            raise TypeError(f"net must have plain tensors to be {purpose}, got a {kind} as {name} on {place}")
+    _check_registered(module, place, purpose)
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(f"net must have no forward hooks to be {purpose}, got some on {place}")
     if isinstance(module, SortLinear):
@@ -102,6 +95,17 @@ def _check_module(module: nn.Module, place: str, purpose: str) -> None:
             raise ValueError(f"net must have the coefficients of its keep_prob to be {purpose}, got {c} on {place}")
     if isinstance(module, Sealed):
         module.check_constants()
+
+
+def _check_registered(module: nn.Module, place: str, purpose: str) -> None:
+    constants = module._parameters | module._buffers
+    if hidden := (constants | module._modules).keys() & vars(module).keys():
+        # which a module would read, but neither save nor copy
+        raise TypeError(f"net must hold one of each part to be {purpose}, got another {min(hidden)} on {place}")
+    for name, constant in constants.items():
+        if constant is not None and type(constant) not in (Tensor, nn.Parameter):
+            kind = type(constant).__name__
+            raise TypeError(f"net must have plain tensors to be {purpose}, got a {kind} as {name} on {place}")
 
 
 def _check_roles(net: DistanceNet, purpose: str) -> None:

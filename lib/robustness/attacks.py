@@ -111,9 +111,8 @@ class PaperPGD(LinfProjectedGradientDescentAttack):
 
 
 def _pgd(net: Net, x: Tensor, y: Tensor, eps: float, steps: int, generator: torch.Generator) -> Tensor:
-    noise = (
-        (torch.randn(x.shape, generator=generator, device=generator.device) * (eps / 4)).clamp(-eps / 2, eps / 2).to(x)
-    )
+    noise = torch.randn(x.shape, generator=generator, device=generator.device) * (eps / 4)
+    noise = noise.clamp(-eps / 2, eps / 2).to(x)
     model = PyTorchModel(net, bounds=(0, 1), device=x.device)
     lower, upper = _box(x, eps)
     images = x.clone()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -69,8 +70,10 @@ def test_every_kernel_compiles_for_a_gpu_and_spills_in_no_loop(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "code.json").read_text())["kernels"]
     assert len(found) == len(list(gpu_code.kernels()))
-    # outside of loops Triton 3.6 spills four registers of one kernel, once before its loop and back after it
-    assert all(kernel["spilled_in_loops"] == 0 and kernel["spilled"] <= 16 for kernel in found)
+    assert all(kernel["spilled_in_loops"] == 0 for kernel in found)
+    # Triton 3.6 spills four registers of one kernel, once before its loop and back after it
+    room = 16 if metadata.version("triton").startswith("3.6.") else 0
+    assert all(kernel["spilled"] <= room for kernel in found)
     counted = [kernel for kernel in found if "instructions" in kernel]
     peaks = [kernel["instructions"] for kernel in counted if kernel["kernel"] == "peaks"]
     # A difference and a maximum; everything else is loads and addresses.
