@@ -24,7 +24,7 @@ from lib.training.checkpoint import read_checkpoint
 from lib.training.endings import TERMINATED, Diverged
 from lib.training.fit import _trainer
 from lib.training.ranks import Machines, SpawnedDDP, check_ranks, node_rank, passing_on
-from tests.training.test_fit import COMPOSITE, PLAIN, SORTED, state, tiny, train
+from tests.training.test_fit import CLIPPED, COMPOSITE, PLAIN, SORTED, state, tiny, train
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -42,9 +42,10 @@ class TestTheSameRun:
         assert shared[0]["loss"] == pytest.approx(history[0]["loss"], rel=1e-5)
         assert shared[0]["accuracy"] == history[0]["accuracy"]
 
-    def test_two_processes_train_the_row_to_its_end(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("name", [COMPOSITE, CLIPPED])
+    def test_two_processes_train_the_row_to_its_end(self, name: str, tmp_path: Path) -> None:
         # the last of an epoch's three batches has one image: the second rank goes without
-        recipe = tiny(COMPOSITE, train_limit=33)
+        recipe = tiny(name, train_limit=33)
         _, history = train(recipe, tmp_path / "one")
         _, shared = train(recipe, tmp_path / "two", devices=2)
         assert [row["p"] for row in shared] == [row["p"] for row in history]
