@@ -58,6 +58,15 @@ def test_a_net_in_training_comes_back_as_it_was(net: LInfDistNet) -> None:
     assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items())
 
 
+def test_paths_that_have_met_stay_together_as_they_met(net: LInfDistNet) -> None:
+    found = paths(net, torch.rand(200, 1, 3, 3))
+    met = torch.stack([units[:, 0] == units[:, 1] for units, _ in found])
+    alike = torch.stack([slopes[:, 0] == slopes[:, 1] for _, slopes in found])
+    assert met[-1].any() and not met[-1].all()
+    assert (met[1:] | ~met[:-1]).all()
+    assert ((alike[1:] == alike[:-1]) | ~met[:-1]).all()
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_scores_whose_paths_have_met_move_together_or_apart(net: LInfDistNet, same: bool) -> None:
     first, second = net.top.weight.detach()[:2]
