@@ -1,12 +1,18 @@
-"""How files come to be: whole, or not at all; and JSON that a person can read."""
+"""Where data sets lie; how files come to be, whole or not at all; and JSON that a person can read."""
 
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def data_folder(named: Any = None) -> Path:
+    """The folder of the data sets: the one that is named, else LINF_DATA, else data/; "~" is the home folder."""
+    return Path(str(named or os.environ.get("LINF_DATA") or "data")).expanduser()
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """What the Snakefile asks: which rows a sweep has, checked before the first job, and the notebook that runs a row."""
 
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.device import DEVICES
+from lib.files import data_folder
 from lib.recipes import BUDGETS, load, names
 from lib.recipes.values import refuse_unknown
 
@@ -60,7 +60,7 @@ def configured(config: Mapping[str, Any]) -> Sweep:
             load(recipe, budget)
     seeds = [_whole("seeds", seed, 0) for seed in _list(values["seeds"])]
     refuse_unknown([values["device"]], DEVICES, "device")
-    root = BOOK.parent / Path(str(values["data_root"] or os.environ.get("LINF_DATA") or "data")).expanduser()
+    root = BOOK.parent / data_folder(values["data_root"])
     return Sweep(chosen, seeds, str(root), values["device"], _whole("threads", values["threads"], 1))
 
 

@@ -9,10 +9,9 @@ from lib.experiments.record import Record
 from lib.nets.models import Net
 from lib.nets.store import load
 from lib.recipes import Recipe
+from lib.recipes.recipe import EVALUATION
 from lib.training.checkpoint import Origin
 from lib.training.data import is_verified
-
-EVALUATION = ("eps_test", "pgd_steps", "test_limit")  # the fields of a recipe that training never reads
 
 
 class Twin(NamedTuple):

@@ -54,6 +54,11 @@ def kind_of(net: object) -> str:
     return f"{kind}: pass the net that torch.compile was given" if kind == "OptimizedModule" else kind
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor computes as its values do, which one of a subclass may not."""
+    return type(tensor) in (Tensor, nn.Parameter)
+
+
 def check_neurons(layers: Iterable[nn.Module]) -> None:
     """Raises TypeError for a layer that is no plain one of l_inf-dist neurons, with mean shift or without."""
     for layer in layers:
@@ -103,7 +108,7 @@ def _check_registered(module: nn.Module, place: str, purpose: str) -> None:
         # which a module would read, but neither save nor copy
         raise TypeError(f"net must hold one of each part to be {purpose}, got another {min(hidden)} on {place}")
     for name, constant in constants.items():
-        if constant is not None and type(constant) not in (Tensor, nn.Parameter):
+        if constant is not None and not is_plain(constant):
             kind = type(constant).__name__
             raise TypeError(f"net must have plain tensors to be {purpose}, got a {kind} as {name} on {place}")
 

@@ -14,6 +14,8 @@ from lib.recipes.values import is_none, number, refuse_unknown, typed
 _PLAIN = ("linf-dist-net", "sortnet")
 _RADII = ("eps_test", "eps_train", "theta")
 
+EVALUATION = ("eps_test", "pgd_steps", "test_limit")  # the fields that only an evaluation reads
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:

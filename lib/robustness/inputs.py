@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lib.nets.base import DistanceNet
 from lib.nets.box import Box
-from lib.nets.checks import NETS, kind_of, not_finite
+from lib.nets.checks import NETS, is_plain, kind_of, not_finite
 from lib.ops.checks import check_tensors
 
 CHUNK = 1000  # images at a time: bounds memory (near 200 MB in a bound pass at width 5120), not results
@@ -35,7 +35,7 @@ def check_batch(net: DistanceNet, x: Tensor, y: Tensor) -> None:
         raise TypeError(f"net must be one of {', '.join(each.__name__ for each in NETS)}, got {kind_of(net)}")
     check_tensors(x=x, y=y)
     for name, value in (("x", x), ("y", y)):
-        if type(value) not in (Tensor, nn.Parameter):
+        if not is_plain(value):
             kind = type(value).__name__
             raise TypeError(f"{name} must be a plain tensor, got a {kind}: pass {name}.as_subclass(torch.Tensor)")
     net.check_images("x", x)

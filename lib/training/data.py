@@ -1,12 +1,12 @@
 """The images of a recipe, held whole in memory: those to train on and those to evaluate on."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lib.files import data_folder
 from lib.recipes import Recipe
 from lib.recipes.values import refuse_unknown
 from lib.training import datasets, tiny_imagenet
@@ -26,7 +26,7 @@ def load_data(recipe: Recipe, data_root: str | Path | None = None) -> DataSplit:
         FileNotFoundError: the files are missing and could not be downloaded.
         ValueError: files that are damaged, images that do not fit the recipe, a limit above the number of images.
     """
-    split = datasets.read(recipe.dataset, _root(data_root))
+    split = datasets.read(recipe.dataset, data_folder(data_root))
     _check_fit(recipe, split.train)
     if recipe.validation:
         split = _hold_out(split.train, _held_out(recipe))
@@ -61,7 +61,7 @@ def class_names(dataset: str, data_root: str | Path | None = None) -> list[str]:
     """
     refuse_unknown([dataset], [*_NAMES, "tiny-imagenet"], "data set")
     if dataset == "tiny-imagenet":
-        return tiny_imagenet.words(_root(data_root))
+        return tiny_imagenet.words(data_folder(data_root))
     return list(_NAMES[dataset])
 
 
@@ -75,10 +75,6 @@ def centre(x: Tensor, size: tuple[int, int]) -> Tensor:
     outside training."""
     top, left = ((whole - part) // 2 for whole, part in zip(x.shape[2:], size, strict=True))
     return x[:, :, top : top + size[0], left : left + size[1]]
-
-
-def _root(data_root: str | Path | None) -> Path:
-    return Path(data_root or os.environ.get("LINF_DATA") or "data").expanduser()
 
 
 def _fixed_permutation(n: int) -> Tensor:

@@ -25,6 +25,7 @@ from lib.nets.base import CompositeNet, PlainNet
 from lib.nets.checks import kind_of
 from lib.nets.models import Net
 from lib.recipes import Recipe
+from lib.recipes.recipe import EVALUATION
 from lib.recipes.values import nearest_float, without_dimension
 from lib.training.callbacks import AtomicIO, History, Keeper, Progress
 from lib.training.checkpoint import UNKNOWN, Origin, check_same_run, read_checkpoint
@@ -41,7 +42,7 @@ from lib.training.schedules import knobs_at
 
 # fields of a recipe that training does not look at: see `fit`, and of the net its config says what it is
 _UNREAD = {"name", "model", "width", "depth", "hidden", "identity", "mean", "std"}
-_UNREAD |= {"train_limit", "test_limit", "validation", "eps_test", "pgd_steps"}
+_UNREAD |= {"train_limit", "validation", *EVALUATION}
 
 
 def fit(
