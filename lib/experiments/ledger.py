@@ -147,7 +147,14 @@ def _write_columns(path: Path, columns: dict[str, npt.NDArray[Any]]) -> None:
 
 def _columns(table: Table) -> dict[str, Any]:
     certified = {f"certified_{method}": verdicts for method, verdicts in table.certified.items()}
-    return {name: getattr(table, name) for name in COLUMNS} | {"radius": _rounded_down(table.radius)} | certified
+    labels = {name: _in_few_bytes(getattr(table, name)) for name in ("label", "prediction")}
+    shortened = labels | {"radius": _rounded_down(table.radius)}
+    return {name: getattr(table, name) for name in COLUMNS} | shortened | certified
+
+
+def _in_few_bytes(labels: npt.NDArray[np.int16]) -> npt.NDArray[Any]:
+    ends = labels.min(initial=0), labels.max(initial=0)
+    return labels.astype(np.result_type(*map(np.min_scalar_type, ends)))
 
 
 def _rounded_down(radius: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

@@ -52,6 +52,18 @@ class TestRoundTrip:
         ledger.write(record, dataclasses.replace(table, radius=kept), tmp_path)
         np.testing.assert_array_equal(ledger.read_table(path).radius, kept)
 
+    @pytest.mark.parametrize(("first", "kept"), [(0, np.uint8), (250, np.uint16), (-1, np.int16)])
+    def test_labels_are_kept_in_as_few_bytes_as_hold_them(
+        self, first: int, kept: type, tmp_path: Path, make_run: Run
+    ) -> None:
+        record, table = make_run()
+        moved = {name: getattr(table, name) + first for name in ("label", "prediction")}
+        table = dataclasses.replace(table, **moved)
+        path = ledger.write(record, table, tmp_path)
+        with np.load(path.with_suffix(".npz")) as columns:
+            assert columns["label"].dtype == columns["prediction"].dtype == kept
+        assert_same(ledger.read_table(path), table)
+
     def test_overrides_have_their_own_file(self, tmp_path: Path, make_run: Run) -> None:
         paths = {ledger.write(*make_run(**changes), tmp_path) for changes in ({}, {"eps_test": 0.1}, {"width": 64})}
         assert len(paths) == 3
