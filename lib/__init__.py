@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lib.nets.models import ConvLInfDistNetMLP as ConvLInfDistNetMLP
     from lib.nets.models import LInfDistNet as LInfDistNet
     from lib.nets.models import LInfDistNetMLP as LInfDistNetMLP
+    from lib.nets.models import ReLUNet as ReLUNet
     from lib.nets.normalisation import MeanShift as MeanShift
     from lib.nets.prune import prune as prune
     from lib.nets.sortnet import SortLinear as SortLinear
@@ -38,6 +39,7 @@ _HOME = {
     "LInfDistNet": "lib.nets.models",
     "LInfDistNetMLP": "lib.nets.models",
     "MeanShift": "lib.nets.normalisation",
+    "ReLUNet": "lib.nets.models",
     "Record": "lib.experiments.ledger",
     "SortLinear": "lib.nets.sortnet",
     "SortNet": "lib.nets.sortnet",

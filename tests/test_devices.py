@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib import certified_radius, certify, load, prune, save
-from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net
+from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net, ReLUNet
 from lib.nets.sortnet import SortNet
 from lib.robustness.attacks import adversarial_images
 from lib.robustness.inputs import executed_logits, pixel_box
@@ -23,6 +23,7 @@ NETS: dict[str, Callable[[], Net]] = {
     "composite": lambda: LInfDistNetMLP(SHAPE, 3, width=70, depth=2, hidden=12, mean=0.2, std=0.4),
     "convolutional": lambda: ConvLInfDistNetMLP(SHAPE, 3, width=4, hidden=70, mean=0.2, std=0.4),
     "sortnet": lambda: SortNet(SHAPE, 3, width=70, depth=3, keep_prob=0.5, mean=0.2, std=0.4),
+    "relu": lambda: ReLUNet(SHAPE, 3, width=4, depth=7, hidden=70, mean=0.2, std=0.4),
 }
 
 

@@ -30,7 +30,7 @@ def _row(name: str, budget: str, recipe: Recipe) -> dict[str, str]:
         "Net": _net(recipe),
         "Batch": str(recipe.batch_size),
         "Epochs": f"{recipe.epochs_const} + {recipe.epochs_ramp} + {recipe.epochs_inf}",
-        "p": f"{recipe.p_start:g} to {recipe.p_end:g}{ladder}",
+        "p": "none" if recipe.model == "relu-net" else f"{recipe.p_start:g} to {recipe.p_end:g}{ladder}",
         "Rate": f"{recipe.lr:g}",
         "Decay": "none" if recipe.decay == "none" else f"{recipe.weight_decay:g}, {recipe.decay}",
         "Loss": _loss(recipe),
@@ -40,6 +40,8 @@ def _row(name: str, budget: str, recipe: Recipe) -> dict[str, str]:
 def _net(recipe: Recipe) -> str:
     if recipe.model == "conv-linf-dist-net-mlp":
         return f"Table 8 at {recipe.width} channels, head {recipe.hidden}"
+    if recipe.model == "relu-net":
+        return f"ReLU net of {recipe.depth} layers, {recipe.width} channels, dense {recipe.hidden}"
     head = f", head {recipe.hidden}" if recipe.hidden else ""
     kept = f", q = {recipe.keep_prob:g}" if recipe.keep_prob is not None else ""
     return f"{recipe.depth} layers of {recipe.width}{head}{kept}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lib.nets.arguments import integer, real
 from lib.nets.box import Box, check_ends
 from lib.nets.chain import Chain, chain_of
-from lib.nets.head import MLPHead
+from lib.nets.head import Head
 from lib.nets.layers import DistanceLayer, LInfDist
 from lib.nets.normalisation import Normalize
 from lib.ops.checks import check_tensors
@@ -180,8 +180,8 @@ class DistanceNet(nn.Module, ABC):
         Raises what `check_images` raises, and TypeError for an x that does not reach the layers in their own dtype.
         """
         self.check_images(name, x)
-        dtype = layers[0].weight.dtype if layers else None
-        if dtype and torch.promote_types(x.dtype, self.normalize.mean.dtype) != dtype:
+        dtype = (layers[0].weight if layers else next(self.parameters())).dtype
+        if torch.promote_types(x.dtype, self.normalize.mean.dtype) != dtype:
             raise TypeError(f"{name} must have the dtype of the net, {dtype}, got {x.dtype}")
         return chain_of(self.normalize, layers, self.parts())
 
@@ -223,9 +223,12 @@ class PlainNet(DistanceNet):
 
 
 class CompositeNet(DistanceNet):
-    """A net with an ordinary network on top, g(f(x)) (Section 6): only its features are 1-Lipschitz."""
+    """A net with an ordinary network on top, g(f(x)) (Section 6): only its features are 1-Lipschitz.
 
-    head: MLPHead
+    An ordinary net is one whose f has no layer.
+    """
+
+    head: Head
 
     def executed(self, x: Tensor, p: float = math.inf) -> Execution:
         """One forward pass with what a proof asks of it: the outputs are the features."""
@@ -236,6 +239,11 @@ class CompositeNet(DistanceNet):
     def logits(self, features: Tensor, p: float = math.inf) -> Tensor:
         """features [B, width] -> logits [B, K]; p is not used."""
         return self.head(features)
+
+    def reach(self, features: Tensor, eps: float) -> Box:
+        """Where the features may be while pixels move by at most eps (pixels): they move no further than these."""
+        moved = eps / self.std
+        return Box(features - moved, features + moved)
 
     def logit_bounds(self, features: Box) -> Box:
         """Bounds [B, K] of the logits in float64 over a box of features; hold for every float32 execution."""

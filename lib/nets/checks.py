@@ -8,18 +8,19 @@ from torch import Tensor, nn
 from torch.nn.modules import module as of_all_modules
 
 from lib.nets.base import CompositeNet, DistanceNet
-from lib.nets.head import Linear, MLPHead, Tanh
+from lib.nets.head import Affine, Head, Linear, MLPHead, Tanh
 from lib.nets.layers import LInfDist, LInfDistConv2d
-from lib.nets.models import Net
+from lib.nets.models import Net, ReLUNet
 from lib.nets.normalisation import MeanShift, Normalize
 from lib.nets.pruned import PrunedDist, Sealed, ValidPixels, check_together
+from lib.nets.relu import Conv2d, ReLU, ReLUHead
 from lib.nets.sortnet import SortLinear, coefficients
 
 NETS: tuple[type[Net], ...] = get_args(Net)
 # the bounds of each are proved
 _LAYERS = (LInfDist, LInfDistConv2d, SortLinear, PrunedDist)
 _PROVED: set[type[nn.Module]] = {*NETS, *_LAYERS, MeanShift, Normalize, ValidPixels}
-_PROVED |= {MLPHead, Linear, Tanh, nn.ModuleList}
+_PROVED |= {MLPHead, Linear, Tanh, ReLUHead, Conv2d, ReLU, nn.ModuleList}
 
 _WAY_OUT = "pass the net as it was before, or its copy.deepcopy, which is not compiled"
 
@@ -140,10 +141,20 @@ def _roles(net: DistanceNet) -> Iterator[tuple[str, nn.Module, tuple[type[nn.Mod
         if layer.shift is not None:
             yield "shift", layer.shift, (MeanShift,)
     if isinstance(net, CompositeNet):
-        yield "head", net.head, (MLPHead,)
-        yield "head.tanh", net.head.tanh, (Tanh,)
-        yield "head.fc1", net.head.fc1, (Linear,)
-        yield "head.fc2", net.head.fc2, (Linear,)
+        yield "head", net.head, (ReLUHead if isinstance(net, ReLUNet) else MLPHead,)
+        yield from _head_roles(net.head)
+
+
+def _head_roles(head: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[type[nn.Module], ...]]]:
+    if isinstance(head, MLPHead):
+        yield "head.tanh", head.tanh, (Tanh,)
+    if isinstance(head, ReLUHead):
+        yield "head.relu", head.relu, (ReLU,)
+        for layer in head.convolutions:
+            yield "convolution", layer, (Conv2d,)
+    if isinstance(head, Head):
+        yield "head.fc1", head.fc1, (Linear,)
+        yield "head.fc2", head.fc2, (Linear,)
 
 
 def _constants(net: DistanceNet) -> Iterator[tuple[str, Tensor, tuple[int, ...]]]:
@@ -156,5 +167,6 @@ def _constants(net: DistanceNet) -> Iterator[tuple[str, Tensor, tuple[int, ...]]
         if layer.shift is not None:
             yield "running_mean", layer.shift.running_mean, units
     if isinstance(net, CompositeNet):
-        for linear in (net.head.fc1, net.head.fc2):
-            yield "bias", linear.bias, linear.weight.shape[:1]
+        for part in net.head.modules():
+            if isinstance(part, Affine):
+                yield "bias", part.bias, part.weight.shape[:1]

@@ -1,6 +1,7 @@
 """The ordinary network g on top of a distance net (Section 6), with interval bounds that pay for float32 rounding."""
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -16,35 +17,46 @@ LARGEST_SUM = 2.0**126  # a float32 sum whose terms are larger in all may overfl
 TANH_ERROR = 8 * UNIT_ROUNDOFF  # |executed tanh - tanh|: library implementations stay within a few ulps of 1
 
 
-class Linear(nn.Module):
-    """z = (W / sqrt(d_in)) v + b, with W from N(0, 1) and b from 0; the factor is applied at run time.
+class Affine(nn.Module, ABC):
+    """z = (W / sqrt(n)) v + b for rows v, with W from N(0, 1) and b from 0; the factor is applied at run time.
 
     Args:
-        in_features, out_features: widths d_in and d_out.
+        units: rows of W, and entries of b.
+        inputs: those of a unit, n in all.
     """
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, units: int, *inputs: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_features, in_features))
-        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.weight = nn.Parameter(torch.randn(units, *inputs))
+        self.bias = nn.Parameter(torch.zeros(units))
 
-    def extra_repr(self) -> str:
-        return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}"
+    @property
+    def inputs(self) -> int:
+        """n, the inputs of a unit."""
+        return self.weight[0].numel()
 
     @property
     def scaled_weight(self) -> Tensor:
-        """W / sqrt(d_in) as executed, [d_out, d_in]."""
-        return self.weight * (1 / math.sqrt(self.weight.shape[1]))
+        """W / sqrt(n) as executed."""
+        return self.weight * (1 / math.sqrt(self.inputs))
 
+    @abstractmethod
     def forward(self, v: Tensor, p: float = math.inf) -> Tensor:
-        """v [B, d_in] -> z [B, d_out]; p is not used."""
-        return F.linear(v, self.scaled_weight, self.bias)
+        """v [B, d_in] -> z [B, d_out], each z a sum of n products and its bias, in any order; p is not used."""
+
+    @abstractmethod
+    def product(self, weight: Tensor, v: Tensor) -> Tensor:
+        """W v [B, d_out] in real arithmetic, in the dtype of both."""
+
+    @abstractmethod
+    def per_output(self, of_units: Tensor) -> Tensor:
+        """Numbers of the units as those of the outputs, [d_out]."""
 
     def ibp(self, box: Box) -> Box:
         """Eq. 19-20 in real arithmetic, in the dtype of the box: mu' = W mu + b, r' = |W| r. Differentiable."""
         weight, bias = self.scaled_weight.to(box.lower), self.bias.to(box.lower)
-        center = F.linear(box.center, weight, bias)
-        halfwidth = F.linear(box.halfwidth, weight.abs())
+        center = self.product(weight, box.center) + self.per_output(bias)
+        halfwidth = self.product(weight.abs(), box.halfwidth)
         return Box(center - halfwidth, center + halfwidth)
 
     def bounds(self, box: Box) -> Box:
@@ -60,62 +72,106 @@ class Linear(nn.Module):
     def rounding(self, box: Box) -> Tensor:
         """gamma_n (|W| |v| + |b|), [B, d_out] in float64: how far an executed z can be from the real one.
 
-        gamma_n = n u / (1 - n u) holds for any order of summation, fused or not (n = d_in products, one bias, one
-        spare). The factor 1.0001 covers the float64 arithmetic of the bounds themselves, (n + sum |W| + sum |v|) 2^-124
-        underflow, of results and of inputs, flushed to zero or not. Infinite where |W| |v| + |b| exceeds `LARGEST_SUM`
-        or has no bound, and where n is 2^23 or more.
+        gamma_n = n u / (1 - n u) holds for any order of summation, fused or not (n products, one bias, one spare). The
+        factor 1.0001 covers the float64 arithmetic of the bounds themselves, (n + sum |W| + sum |v|) 2^-124 underflow,
+        of results and of inputs, flushed to zero or not. Infinite where |W| |v| + |b| exceeds `LARGEST_SUM` or has no
+        bound, and where n is 2^23 or more.
         """
-        n = self.weight.shape[1] + 2
+        n = self.inputs + 2
         share = n * UNIT_ROUNDOFF
         gamma, largest = (share / (1 - share), LARGEST_SUM) if share < 0.5 else (0.0, -1.0)
         inputs, weight = box.magnitude.double(), self.scaled_weight.double().abs()
-        size = F.linear(inputs, weight, self.bias.double().abs())
-        underflow = (n + weight.sum(1) + inputs.sum(1, keepdim=True)) * 2.0**-124
+        size = self.product(weight, inputs) + self.per_output(self.bias.double().abs())
+        weights = self.per_output(weight.flatten(1).sum(1))
+        underflow = (n + weights + inputs.sum(1, keepdim=True)) * 2.0**-124
         return torch.where(size <= largest, 1.0001 * gamma * size + underflow, math.inf)
 
 
-class Tanh(nn.Module):
+class Linear(Affine):
+    """z = (W / sqrt(d_in)) v + b, with W from N(0, 1) and b from 0.
+
+    Args:
+        in_features, out_features: widths d_in and d_out.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(out_features, in_features)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}"
+
+    def forward(self, v: Tensor, p: float = math.inf) -> Tensor:
+        """v [B, d_in] -> z [B, d_out]; p is not used."""
+        return F.linear(v, self.scaled_weight, self.bias)
+
+    def product(self, weight: Tensor, v: Tensor) -> Tensor:
+        """W v."""
+        return F.linear(v, weight)
+
+    def per_output(self, of_units: Tensor) -> Tensor:
+        """The same: every unit is an output."""
+        return of_units
+
+
+class Increasing(nn.Module, ABC):
+    """An increasing function of each entry.
+
+    Attributes:
+        error: |executed - real| in float32, at most.
+    """
+
+    error: float
+
+    @abstractmethod
+    def forward(self, v: Tensor, p: float = math.inf) -> Tensor:
+        """The function of every entry of v; p is not used."""
+
+    def ibp(self, box: Box) -> Box:
+        """The image of the ends, the function being increasing. Differentiable."""
+        return box.map(self)
+
+    def bounds(self, box: Box) -> Box:
+        """As `ibp`, in float64, widened by what a value executed in float32 may be off.
+
+        Infinite where v has no bound: it may then be NaN, and so its image.
+        """
+        lower, upper = self.ibp(box.map(Tensor.double))
+        unbounded = box.halfwidth.isinf()
+        return Box(
+            (lower - self.error).masked_fill(unbounded, -math.inf),
+            (upper + self.error).masked_fill(unbounded, math.inf),
+        )
+
+
+class Tanh(Increasing):
     """Entrywise tanh."""
+
+    error = TANH_ERROR
 
     def forward(self, v: Tensor, p: float = math.inf) -> Tensor:
         """tanh(v); p is not used."""
         return v.tanh()
 
-    def ibp(self, box: Box) -> Box:
-        """tanh is increasing: the image of the ends. Differentiable."""
-        return box.map(Tensor.tanh)
 
-    def bounds(self, box: Box) -> Box:
-        """As `ibp`, in float64, widened by what an executed float32 tanh may be off.
+class Head(nn.Module, ABC):
+    """An ordinary network on rows of features: affine layers with increasing functions between them.
 
-        Infinite where v has no bound: it may then be NaN, and so its tanh.
-        """
-        lower, upper = self.ibp(box.map(Tensor.double))
-        unbounded = box.halfwidth.isinf()
-        return Box(
-            (lower - TANH_ERROR).masked_fill(unbounded, -math.inf),
-            (upper + TANH_ERROR).masked_fill(unbounded, math.inf),
-        )
-
-
-class MLPHead(nn.Module):
-    """FC(hidden), tanh, FC(num_classes): the head g of the composite net (Table 5).
-
-    Args:
-        in_features: width of the features f(x).
-        hidden: width of the hidden layer.
-        num_classes: number of logits K.
+    Attributes:
+        fc1, fc2: the last two affine layers; fc2 gives the logits.
     """
 
-    def __init__(self, in_features: int, hidden: int, num_classes: int) -> None:
-        super().__init__()
-        self.fc1 = Linear(in_features, hidden)
-        self.tanh = Tanh()
-        self.fc2 = Linear(hidden, num_classes)
+    fc1: Linear
+    fc2: Linear
+
+    @abstractmethod
+    def hidden_layers(self) -> list[Affine | Increasing]:
+        """All layers but the last, in their order."""
 
     def forward(self, v: Tensor, p: float = math.inf) -> Tensor:
         """v [B, in_features] -> logits [B, K]; p is not used."""
-        return self.fc2(self.tanh(self.fc1(v)))
+        for layer in self.hidden_layers():
+            v = layer(v)
+        return self.fc2(v)
 
     def bounds(self, box: Box) -> Box:
         """Bounds [B, K] in float64 of every logit that float32 can execute for v in the box."""
@@ -123,7 +179,9 @@ class MLPHead(nn.Module):
 
     def ibp_margin(self, box: Box, y: Tensor) -> Tensor:
         """Upper bounds [B, K] of z_i - z_y over the box in real arithmetic (Eq. 21), for training; entry y is 0."""
-        return merged_margin(self.fc2, self.tanh.ibp(self.fc1.ibp(box)), y)
+        for layer in self.hidden_layers():
+            box = layer.ibp(box)
+        return merged_margin(self.fc2, box, y)
 
     def margin_ub(self, box: Box, y: Tensor) -> Tensor:
         """Upper bounds [B, K] in float64 of z_i - z_y of every execution in float32; entry y is 0.
@@ -142,7 +200,29 @@ class MLPHead(nn.Module):
         return -self.margin_ub(box, y).scatter(1, y[:, None], -math.inf).amax(1)
 
     def _hidden_bounds(self, box: Box) -> Box:
-        return self.tanh.bounds(self.fc1.bounds(box))
+        for layer in self.hidden_layers():
+            box = layer.bounds(box)
+        return box
+
+
+class MLPHead(Head):
+    """FC(hidden), tanh, FC(num_classes): the head g of the composite net (Table 5).
+
+    Args:
+        in_features: width of the features f(x).
+        hidden: width of the hidden layer.
+        num_classes: number of logits K.
+    """
+
+    def __init__(self, in_features: int, hidden: int, num_classes: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(in_features, hidden)
+        self.tanh = Tanh()
+        self.fc2 = Linear(hidden, num_classes)
+
+    def hidden_layers(self) -> list[Affine | Increasing]:
+        """fc1 and tanh."""
+        return [self.fc1, self.tanh]
 
 
 def merged_margin(last: Linear, box: Box, y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The nets of Tables 5 and 8. Each carries its own normalisation: it takes pixels and gives logits."""
+"""The nets of Tables 5 and 8, and the ordinary one of IBP: each takes pixels, normalises them, and gives logits."""
 
 import itertools
 import math
@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lib.nets.base import CompositeNet, PlainNet
+from lib.nets.box import Box
 from lib.nets.head import MLPHead
 from lib.nets.layers import LInfDist, LInfDistConv2d
+from lib.nets.relu import ReLUHead
 from lib.nets.sortnet import SortNet
 from lib.recipes import Recipe
 
@@ -106,7 +108,43 @@ class ConvLInfDistNetMLP(CompositeNet):
         self.head = MLPHead(hidden, hidden, num_classes)
 
 
-Net = LInfDistNet | SortNet | LInfDistNetMLP | ConvLInfDistNetMLP
+class ReLUNet(CompositeNet):
+    """An ordinary network, as interval bound propagation trains it (IBP, Gowal et al. 2018): pixels are its features.
+
+    Args:
+        input_shape, num_classes, mean, std: as in `LInfDistNet`.
+        width: channels of the first convolution.
+        depth: affine layers; 4: two 4 x 4 convolutions of stride 2, 7: five of 3 x 3 (the nets of Table 1's IBP and
+            CROWN-IBP rows at width 64, hidden 512); two dense ones follow, ReLU between all of them.
+        hidden: units of the first dense layer.
+
+    Raises:
+        ValueError: as `ReLUHead`.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        width: int,
+        depth: int,
+        hidden: int,
+        mean: float | Iterable[float] = 0.0,
+        std: float = 1.0,
+    ) -> None:
+        sizes = {"width": width, "depth": depth, "hidden": hidden}
+        super().__init__(input_shape, num_classes, mean, std, sizes=sizes, numbers={})
+        self.layers = nn.ModuleList()
+        self.head = ReLUHead(self.input_shape, self.num_classes, width, depth, hidden)
+
+    def reach(self, features: Tensor, eps: float) -> Box:
+        """The valid images within eps, in network units."""
+        black, white = (self.features(features.new_full((1, *self.input_shape), end)) for end in (0.0, 1.0))
+        return super().reach(features, eps).map(lambda v: v.clamp(black, white))
+
+
+Net = LInfDistNet | SortNet | LInfDistNetMLP | ConvLInfDistNetMLP | ReLUNet
 
 
 def build(recipe: Recipe, seed: int | None = None) -> Net:
@@ -130,6 +168,9 @@ def build(recipe: Recipe, seed: int | None = None) -> Net:
             return LInfDistNetMLP(shape, classes, width=width, depth=recipe.depth, hidden=recipe.hidden, **common)
         case "conv-linf-dist-net-mlp":
             return ConvLInfDistNetMLP(shape, classes, width=width, hidden=recipe.hidden, **common)
+        case "relu-net":
+            sizes = {"width": width, "depth": recipe.depth, "hidden": recipe.hidden}
+            return ReLUNet(shape, classes, mean=recipe.mean, std=recipe.std, **sizes)
 
 
 def _widths(input_shape: tuple[int, int, int], width: int, hidden_layers: int) -> list[int]:

@@ -31,9 +31,11 @@ class Recipe:
         mean: per-channel mean of the pixels, each in [0, 1].
         std: sigma, one standard deviation of the pixels for all channels, above 0.
 
-        model: "linf-dist-net" and "sortnet" (plain nets), "linf-dist-net-mlp" or "conv-linf-dist-net-mlp".
-        width: units of a hidden distance layer; convolution: channels of the first two.
-        depth: distance layers; the plain net's top layer, of `classes` units, is one of them; 6 for convolution.
+        model: "linf-dist-net" and "sortnet" (plain nets), "linf-dist-net-mlp" or "conv-linf-dist-net-mlp"; "relu-net",
+            an ordinary network without distances, p or decay of its own.
+        width: units of a hidden distance layer; convolution: channels of the first two, relu-net: of the first.
+        depth: distance layers; the plain net's top layer, of `classes` units, is one of them; 6 for convolution;
+            relu-net: affine layers, 4 or 7.
         hidden: units of the head's hidden layer; 0: no head (plain net).
         keep_prob: q, probability that a neuron sees an input in a training step, 0 < q <= 1 (sortnet).
         identity: identity-map initialisation puts minus this on the diagonal; 0: plain Gaussian.
@@ -86,7 +88,7 @@ class Recipe:
     mean: tuple[float, ...]
     std: float
 
-    model: Literal["linf-dist-net", "sortnet", "linf-dist-net-mlp", "conv-linf-dist-net-mlp"]
+    model: Literal["linf-dist-net", "sortnet", "linf-dist-net-mlp", "conv-linf-dist-net-mlp", "relu-net"]
     width: int
     depth: int
     hidden: int
@@ -161,14 +163,32 @@ class Recipe:
             return _dense_flops(inputs, *[self.width] * (self.depth - 1), self.classes)
         if self.model == "linf-dist-net-mlp":
             return _dense_flops(inputs, *[self.width] * self.depth, self.hidden, self.classes)
+        if self.model == "relu-net":
+            return self._relu_flops()
         return self._conv_flops()
 
     def _conv_flops(self) -> int:
+        taps, outputs = self._five_convolutions()
+        return taps + _dense_flops(outputs, self.hidden, self.hidden, self.classes)
+
+    def _relu_flops(self) -> int:
+        taps, outputs = self._five_convolutions() if self.depth == 7 else self._two_convolutions()
+        return taps + _dense_flops(outputs, self.hidden, self.classes)
+
+    def _five_convolutions(self) -> tuple[int, int]:
+        """Those of 3 x 3, the third of stride 2: their operations, and the outputs of the last."""
         channels, height, width = self.input_shape
         narrow, wide = self.width, 2 * self.width
         full, halved = height * width, ((height + 1) // 2) * ((width + 1) // 2)
         taps = full * (channels * narrow + narrow**2) + halved * (narrow * wide + 2 * wide**2)
-        return 9 * taps + _dense_flops(halved * wide, self.hidden, self.hidden, self.classes)
+        return 9 * taps, halved * wide
+
+    def _two_convolutions(self) -> tuple[int, int]:
+        """Those of 4 x 4 and stride 2: their operations, and the outputs of the second."""
+        channels, height, width = self.input_shape
+        narrow, wide = self.width, 2 * self.width
+        half, quarter = (height // 2) * (width // 2), (height // 4) * (width // 4)
+        return 16 * (half * channels * narrow + quarter * narrow * wide), quarter * wide
 
     def as_dict(self) -> dict[str, Any]:
         """All fields by name; `Recipe(**recipe.as_dict())` equals the recipe, also after a round trip through JSON."""
@@ -268,6 +288,18 @@ def _check_model(recipe: Recipe) -> None:
         raise ValueError(f"loss is {recipe.loss!r}, expected {expected} for model {recipe.model}")
     if recipe.model == "conv-linf-dist-net-mlp" and recipe.depth != 6:
         raise ValueError(f"depth is {recipe.depth}, expected 6 (five convolutions, one dense layer) for {recipe.model}")
+    if recipe.model == "relu-net":
+        _check_relu_net(recipe)
+
+
+def _check_relu_net(recipe: Recipe) -> None:
+    if recipe.depth not in (4, 7):
+        raise ValueError(f"depth is {recipe.depth}, expected 4 or 7 (two or five convolutions) for {recipe.model}")
+    for name in ("identity", "epochs_const", "epochs_ramp"):
+        if value := getattr(recipe, name):
+            raise ValueError(f"{name} is {value}, expected 0 for {recipe.model}, which measures no distances")
+    if recipe.decay == "lp":
+        raise ValueError(f"decay is 'lp', expected 'l2' or 'none' for {recipe.model}, which measures no distances")
 
 
 _OF_LOSS = {

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from lib.nets.base import CompositeNet, margin
 from lib.nets.box import Box
+from lib.nets.head import Linear, Tanh
 from lib.nets.layers import LInfDist
 from lib.nets.models import Net
+from lib.nets.relu import Conv2d, ReLU
 from lib.robustness.inputs import evaluation_mode, pixel_box
 
 
@@ -26,11 +28,16 @@ class MarginBounds(NamedTuple):
     clipped: Tensor
 
 
+_STILL = 1e-3  # standard deviation of a unit that does not vary, in network units
+_NAMES = {Linear: "affine", Conv2d: "convolution", Tanh: "tanh", ReLU: "relu"}
+
+
 def follow(net: Net, box: Box) -> list[tuple[str, Box]]:
     """The box of images after each step of the net at p = inf, by name: pixels, layer 1, ..., logits.
 
     "pixels" is in network units. A plain net ends with its logits; a composite net goes on with "head: affine",
-    "head: tanh" and its logits, in float64, widened by what float32 can round.
+    "head: tanh" (a ReLU net with "head: convolution", "head: relu" and so on) and its logits, in float64, widened by
+    what float32 can round.
     """
     with torch.no_grad(), evaluation_mode(net):
         boxes = [("pixels", net.normalize.bounds(box))]
@@ -38,9 +45,29 @@ def follow(net: Net, box: Box) -> list[tuple[str, Box]]:
             boxes.append((f"layer {number}", cast(LInfDist, layer).bounds(boxes[-1][1])))
         features = boxes[-1][1].map(lambda v: v.flatten(1))
         if isinstance(net, CompositeNet):
-            hidden = net.head.fc1.bounds(features)
-            boxes += [("head: affine", hidden), ("head: tanh", net.head.tanh.bounds(hidden))]
+            behind = features
+            for layer in net.head.hidden_layers():
+                behind = layer.bounds(behind)
+                boxes.append((f"head: {_NAMES[type(layer)]}", behind))
         return [*boxes, ("logits", net.logit_bounds(features))]
+
+
+def relative_widths(net: Net, box: Box) -> list[tuple[str, float]]:
+    """How wide the boxes of `follow` are beside how much their centres vary from image to image, step by step.
+
+    Each is the median of half-width / standard deviation over the units that vary at all; at 1 the box of an image
+    reaches as far as images typically lie from their mean.
+
+    Args:
+        net: a net of this library.
+        box: around two images or more [B, C, H, W].
+    """
+    widths = []
+    for name, (lower, upper) in follow(net, box):
+        spread = ((lower + upper) / 2).flatten(1).std(0)
+        share = ((upper - lower) / 2).flatten(1).mean(0) / spread
+        widths.append((name, share[spread > _STILL].median().item()))
+    return widths
 
 
 def margin_bounds(net: Net, x: Tensor, y: Tensor, eps: float) -> MarginBounds:

@@ -5,7 +5,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lib.nets.box import Box
 from lib.recipes import Recipe
 from lib.training.losses import clipped_hinge_loss, hinge_loss, ibp_loss
 from lib.training.schedules import Knobs
@@ -39,13 +38,13 @@ class ClippedHinge(nn.Module):
 
 
 class WorstCase(nn.Module):
-    """The IBP loss of a composite net, on the box of radius eps around its features (Section 6)."""
+    """The IBP loss of a composite net, on the box that its features cannot leave within eps (Section 6)."""
 
     def forward(self, net: Any, x: Tensor, y: Tensor, knobs: Knobs) -> tuple[Tensor, Tensor]:
         """(logits [B, K], loss) of the images x [B, C, H, W]."""
         z = net.features(x, knobs.p)
-        logits, eps = net.head(z), knobs.eps / net.std
-        return logits, ibp_loss(logits, net.head.ibp_margin(Box(z - eps, z + eps), y), y, knobs.kappa)
+        logits = net.head(z)
+        return logits, ibp_loss(logits, net.head.ibp_margin(net.reach(z, knobs.eps), y), y, knobs.kappa)
 
 
 def make_objective(recipe: Recipe) -> nn.Module:

@@ -24,6 +24,11 @@ def test_follow_ups_and_the_convolution_say_what_is_theirs() -> None:
     assert "lambda = 0.1 to 0.0005" in row("cifar10/linf-dist-net-v2", "paper")["Loss"]
 
 
+def test_a_net_without_distances_has_no_p() -> None:
+    relu = row("mnist/ibp", "paper")
+    assert (relu["Net"], relu["p"]) == ("ReLU net of 7 layers, 64 channels, dense 512", "none")
+
+
 def test_radii_are_shown_as_people_write_them() -> None:
     assert "eps = 8.8/255," in row("cifar10/linf-dist-net-mlp", "paper")["Loss"]
 

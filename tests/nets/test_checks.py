@@ -11,9 +11,9 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from lib.nets.box import Box
 from lib.nets.checks import check_parts
-from lib.nets.head import Linear
+from lib.nets.head import Linear, MLPHead, Tanh
 from lib.nets.layers import LInfDist
-from lib.nets.models import LInfDistNet, LInfDistNetMLP
+from lib.nets.models import LInfDistNet, LInfDistNetMLP, ReLUNet
 from lib.nets.normalisation import Normalize
 from lib.nets.prune import prune
 from lib.nets.sortnet import SortNet, coefficients
@@ -135,6 +135,10 @@ def test_a_part_in_the_place_of_one_of_another_kind() -> None:
     headed.head = Linear(4, 3)  # type: ignore[assignment]
     inside[0].head.fc1 = LInfDist(4, 4, bias=True)  # type: ignore[assignment]
     inside[1].head.fc2 = LInfDist(4, 3, bias=True)  # type: ignore[assignment]
+    swapped, bent, convolved = (ReLUNet((1, 4, 4), 3, width=2, depth=4, hidden=4) for _ in range(3))
+    swapped.head = MLPHead(16, 4, 3)
+    bent.head.relu = Tanh()  # type: ignore[assignment]
+    convolved.head.convolutions[0] = Linear(16, 8)
     for net, place, kind in (
         (plain, "MeanShift as its shift", "Gain"),
         (shifted, "MeanShift as its shift", "Normalize"),
@@ -144,6 +148,9 @@ def test_a_part_in_the_place_of_one_of_another_kind() -> None:
         (headed, "MLPHead as its head", "Linear"),
         (inside[0], r"Linear as its head\.fc1", "LInfDist"),
         (inside[1], r"Linear as its head\.fc2", "LInfDist"),
+        (swapped, "ReLUHead as its head", "MLPHead"),
+        (bent, r"ReLU as its head\.relu", "Tanh"),
+        (convolved, "Conv2d as its convolution", "Linear"),
     ):
         with pytest.raises(TypeError, match=f"net must have a {place} to be certified, got a {kind}"):
             check_parts(net, "certified")

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from lib.nets.base import CompositeNet, PlainNet, margin
 from lib.nets.box import Box
-from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net, build
+from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net, ReLUNet, build
 from lib.nets.sortnet import SortNet
 from lib.recipes import load
 
@@ -27,6 +27,7 @@ def nets() -> list[Net]:
         SortNet(SHAPE, 5, width=20, depth=3, keep_prob=0.7, mean=0.5, std=0.25),
         LInfDistNetMLP(SHAPE, 5, width=20, depth=2, hidden=16, mean=0.5, std=0.25),
         ConvLInfDistNetMLP(SHAPE, 5, width=4, hidden=16, std=0.5),
+        ReLUNet(SHAPE, 5, width=4, depth=4, hidden=16, mean=(0.4, 0.6), std=0.5),
     ]
     for net in made:
         for p in (8.0, 100.0):
@@ -139,7 +140,7 @@ class TestEveryNet:
         box = Box(torch.zeros(1, *SHAPE), torch.ones(1, *SHAPE))
         with pytest.raises(ValueError, match="lower <= upper"):
             net.bounds(Box(box.upper, box.lower))
-        for part in (net, net.layers[0].shift):
+        for part in (net, net.head.relu if isinstance(net, ReLUNet) else net.layers[0].shift):
             part.train()
             with pytest.raises(ValueError, match="evaluation mode"):
                 net.bounds(box)
@@ -153,8 +154,8 @@ def test_a_margin_is_the_difference_to_the_best_of_the_other_logits() -> None:
 
 
 def test_a_net_is_plain_or_composite() -> None:
-    assert [isinstance(net, PlainNet) for net in nets()] == [True, True, False, False]
-    assert [isinstance(net, CompositeNet) for net in nets()] == [False, False, True, True]
+    assert [isinstance(net, PlainNet) for net in nets()] == [True, True, False, False, False]
+    assert [isinstance(net, CompositeNet) for net in nets()] == [False, False, True, True, True]
 
 
 @settings(max_examples=20, deadline=None)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lib.nets.layers import LInfDist, LInfDistConv2d
-from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net
+from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net, ReLUNet
 from lib.nets.prune import prune
 from lib.nets.sortnet import SortLinear, SortNet
 from lib.nets.store import load, save
@@ -25,6 +25,7 @@ NETS: list[Net] = [
     SortNet((1, 4, 4), 3, width=12, depth=3, keep_prob=0.75, top_k=5),
     LInfDistNetMLP((1, 4, 4), 3, width=8, depth=2, hidden=5),
     ConvLInfDistNetMLP((3, 4, 4), 3, width=2, hidden=5, mean=(0.1, 0.2, 0.3)),
+    ReLUNet((3, 4, 4), 3, width=2, depth=4, hidden=5, mean=(0.1, 0.2, 0.3)),
 ]
 
 

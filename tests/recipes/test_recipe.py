@@ -195,6 +195,25 @@ class TestBadValues:
     @pytest.mark.parametrize(
         ("changes", "sentence"),
         [
+            ({"depth": 6}, r"depth is 6, expected 4 or 7 \(two or five convolutions\) for relu-net"),
+            ({"identity": 10.0}, "identity is 10.0, expected 0 for relu-net, which measures no distances"),
+            ({"epochs_const": 1}, "epochs_const is 1, expected 0 for relu-net, which measures no distances"),
+            ({"epochs_ramp": 1}, "epochs_ramp is 1, expected 0 for relu-net, which measures no distances"),
+            (
+                {"decay": "lp", "weight_decay": 0.1},
+                "decay is 'lp', expected 'l2' or 'none' for relu-net, which measures no distances",
+            ),
+            ({"hidden": 0}, "hidden is 0, expected at least 1 for model relu-net"),
+            ({"loss": "hinge"}, "loss is 'hinge', expected 'ibp' for model relu-net"),
+        ],
+    )
+    def test_a_net_without_distances_has_nothing_that_they_need(self, changes: dict[str, Any], sentence: str) -> None:
+        with pytest.raises(ValueError, match=f"^{sentence}$"):
+            load("mnist/ibp", "paper").replace(**changes)
+
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
             ({"decay": "none"}, "weight_decay is 0.005, expected 0 for decay 'none'"),
             ({"weight_decay": 0.0}, "weight_decay is 0.0, expected more than 0 for decay 'lp'"),
             ({"decay": "l2", "weight_decay": 0.0}, "weight_decay is 0.0, expected more than 0 for decay 'l2'"),

@@ -92,6 +92,9 @@ PUBLISHED_FLOPS = {
     "cifar10/linf-dist-net-mlp": 123_212_800,
     "cifar10/conv-linf-dist-net-mlp": 565_842_944,
     "tiny-imagenet/linf-dist-net-mlp": 155_750_400,
+    "mnist/ibp": 114_456_576,
+    "fashion-mnist/ibp": 114_456_576,
+    "cifar10/ibp": 150_672_384,
 }
 IMAGES = {"digits": 1437, "mnist": 60000, "fashion-mnist": 60000, "cifar10": 50000, "tiny-imagenet": 100000}
 ABLATION = {  # smoothed gradient, identity map, decay, its strength

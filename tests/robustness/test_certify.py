@@ -15,8 +15,9 @@ from lib.nets.base import PlainNet
 from lib.nets.box import Box
 from lib.nets.head import Linear
 from lib.nets.layers import LInfDist
-from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net
+from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net, ReLUNet
 from lib.nets.normalisation import Normalize
+from lib.nets.relu import Conv2d
 from lib.nets.sortnet import SortNet
 from lib.robustness import certify as certificates
 from lib.robustness.attacks import robust_correct
@@ -53,7 +54,7 @@ def _count(net: Net, cls: type) -> int:
     return sum(type(module) is cls for module in net.modules())
 
 
-NETS = [LInfDistNet, SortNet, LInfDistNetMLP, ConvLInfDistNetMLP]
+NETS = [LInfDistNet, SortNet, LInfDistNetMLP, ConvLInfDistNetMLP, ReLUNet]
 
 
 @pytest.fixture(scope="module", params=NETS, ids=lambda c: c.__name__)
@@ -61,6 +62,7 @@ def net(request: pytest.FixtureRequest, sample: tuple[Tensor, Tensor]) -> Net:
     torch.manual_seed(1)
     sizes = {"width": 4, "hidden": 16} if request.param is ConvLInfDistNetMLP else {"width": 24, "depth": 2}
     sizes |= {"keep_prob": 0.8} if request.param is SortNet else {}
+    sizes |= {"width": 4, "depth": 4, "hidden": 16} if request.param is ReLUNet else {}
     return fitted(request.param(SHAPE, 3, mean=0.4, std=0.3, **sizes), *sample)
 
 
@@ -148,12 +150,13 @@ class TestProofs:
 
     def test_training_mode_is_overruled_and_restored(self, net: Net, sample: tuple[Tensor, Tensor]) -> None:
         want = certify(net, *sample, 0.02)
+        first = net.head.convolutions[0] if isinstance(net, ReLUNet) else net.layers[0]
         net.train()
-        net.layers[0].eval()
+        first.eval()
         before = {name: value.clone() for name, value in net.state_dict().items()}
         got = certify(net, *sample, 0.02)
         assert net.training
-        assert not net.layers[0].training
+        assert not first.training
         assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
         net.eval()
@@ -177,7 +180,7 @@ class TestProofs:
         self, net: Net, sample: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         passes: list[type] = []
-        layer = type(net.layers[-1])
+        layer = Conv2d if isinstance(net, ReLUNet) else type(net.layers[-1])
         for cls in {Normalize, layer}:
             whole = cls.forward
             monkeypatch.setattr(cls, "forward", lambda m, *a, f=whole: passes.append(type(m)) or f(m, *a))

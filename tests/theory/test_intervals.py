@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib import LInfDistNet, LInfDistNetMLP, certify
+from lib import LInfDistNet, LInfDistNetMLP, ReLUNet, certify
 from lib.nets.base import margin
 from lib.nets.models import Net
 from lib.robustness.inputs import pixel_box
-from lib.theory.intervals import follow, margin_bounds
+from lib.theory.intervals import follow, margin_bounds, relative_widths
 
 SHAPE = (1, 3, 3)
 
@@ -63,6 +63,26 @@ class TestFollow:
         distances = widths[:3]
         assert all(width <= 0.1 / 0.3 * (1 + 1e-5) for width in distances)
         assert max(distances) > 0.9 * 0.1 / 0.3
+
+
+def test_relative_widths_are_half_widths_beside_the_spread_of_centres() -> None:
+    net = LInfDistNet((1, 1, 2), 2, width=1, depth=1, mean=0.5, std=0.5, identity=0.0).eval()
+    net.top.weight.data = torch.tensor([[-9.0, 0.0], [-1.0, 0.0]])
+    x = torch.tensor([[[[0.2, 0.5]]], [[[0.8, 0.5]]]])
+    # the second pixel does not vary; both logits follow the first, which varies by 1.2 / sqrt(2) in network units
+    widths = relative_widths(net, pixel_box(x, 0.1))
+    assert [name for name, _ in widths] == ["pixels", "logits"]
+    assert [width for _, width in widths] == pytest.approx([0.2 * 2**0.5 / 1.2] * 2)
+
+
+def test_the_steps_of_a_relu_net_are_named_and_end_with_its_bounds() -> None:
+    torch.manual_seed(0)
+    net, x = ReLUNet((1, 4, 4), 3, width=3, depth=4, hidden=6, mean=0.4, std=0.3).eval(), torch.rand(5, 1, 4, 4)
+    with torch.no_grad():  # torch sums the products of patches in another order where they need gradients
+        steps, whole = follow(net, pixel_box(x, 0.1)), net.bounds(pixel_box(x, 0.1))
+    convolved = ["head: convolution", "head: relu"] * 2
+    assert [name for name, _ in steps] == ["pixels", *convolved, "head: affine", "head: relu", "logits"]
+    assert all(torch.equal(a, b) for a, b in zip(steps[-1][1], whole, strict=True))
 
 
 @KINDS
