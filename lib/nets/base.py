@@ -241,7 +241,7 @@ class CompositeNet(DistanceNet):
         return self.head(features)
 
     def reach(self, features: Tensor, eps: float) -> Box:
-        """Where the features may be while pixels move by at most eps (pixels): they move no further than these."""
+        """Where the features may be while pixels move by at most eps (pixels), rounding aside: for training."""
         moved = eps / self.std
         return Box(features - moved, features + moved)
 

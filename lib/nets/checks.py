@@ -13,7 +13,7 @@ from lib.nets.layers import LInfDist, LInfDistConv2d
 from lib.nets.models import Net, ReLUNet
 from lib.nets.normalisation import MeanShift, Normalize
 from lib.nets.pruned import PrunedDist, Sealed, ValidPixels, check_together
-from lib.nets.relu import Conv2d, ReLU, ReLUHead
+from lib.nets.relunet import Conv2d, ReLU, ReLUHead
 from lib.nets.sortnet import SortLinear, coefficients
 
 NETS: tuple[type[Net], ...] = get_args(Net)
@@ -150,6 +150,7 @@ def _head_roles(head: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[type[nn
         yield "head.tanh", head.tanh, (Tanh,)
     if isinstance(head, ReLUHead):
         yield "head.relu", head.relu, (ReLU,)
+        yield "head.convolutions", head.convolutions, (nn.ModuleList,)
         for layer in head.convolutions:
             yield "convolution", layer, (Conv2d,)
     if isinstance(head, Head):
@@ -167,6 +168,6 @@ def _constants(net: DistanceNet) -> Iterator[tuple[str, Tensor, tuple[int, ...]]
         if layer.shift is not None:
             yield "running_mean", layer.shift.running_mean, units
     if isinstance(net, CompositeNet):
-        for part in net.head.modules():
+        for part in (*net.head.hidden_layers(), net.head.fc2):
             if isinstance(part, Affine):
                 yield "bias", part.bias, part.weight.shape[:1]

@@ -33,7 +33,7 @@ class Affine(nn.Module, ABC):
     @property
     def inputs(self) -> int:
         """n, the inputs of a unit."""
-        return self.weight[0].numel()
+        return math.prod(self.weight.shape[1:])
 
     @property
     def scaled_weight(self) -> Tensor:
@@ -45,8 +45,8 @@ class Affine(nn.Module, ABC):
         """v [B, d_in] -> z [B, d_out], each z a sum of n products and its bias, in any order; p is not used."""
 
     @abstractmethod
-    def product(self, weight: Tensor, v: Tensor) -> Tensor:
-        """W v [B, d_out] in real arithmetic, in the dtype of both."""
+    def product(self, weight: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """W v + b [B, d_out] in real arithmetic, in the dtype of all three."""
 
     @abstractmethod
     def per_output(self, of_units: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Affine(nn.Module, ABC):
     def ibp(self, box: Box) -> Box:
         """Eq. 19-20 in real arithmetic, in the dtype of the box: mu' = W mu + b, r' = |W| r. Differentiable."""
         weight, bias = self.scaled_weight.to(box.lower), self.bias.to(box.lower)
-        center = self.product(weight, box.center) + self.per_output(bias)
+        center = self.product(weight, box.center, bias)
         halfwidth = self.product(weight.abs(), box.halfwidth)
         return Box(center - halfwidth, center + halfwidth)
 
@@ -73,15 +73,15 @@ class Affine(nn.Module, ABC):
         """gamma_n (|W| |v| + |b|), [B, d_out] in float64: how far an executed z can be from the real one.
 
         gamma_n = n u / (1 - n u) holds for any order of summation, fused or not (n products, one bias, one spare). The
-        factor 1.0001 covers the float64 arithmetic of the bounds themselves, (n + sum |W| + sum |v|) 2^-124 underflow,
-        of results and of inputs, flushed to zero or not. Infinite where |W| |v| + |b| exceeds `LARGEST_SUM` or has no
-        bound, and where n is 2^23 or more.
+        factor 1.0001 covers the float64 arithmetic of the bounds themselves, (n + sum |W| + sum |v|) 2^-124, of all v
+        of a row, underflow, of results and of inputs, flushed to zero or not. Infinite where |W| |v| + |b| exceeds
+        `LARGEST_SUM` or has no bound, and where n is 2^23 or more.
         """
         n = self.inputs + 2
         share = n * UNIT_ROUNDOFF
         gamma, largest = (share / (1 - share), LARGEST_SUM) if share < 0.5 else (0.0, -1.0)
         inputs, weight = box.magnitude.double(), self.scaled_weight.double().abs()
-        size = self.product(weight, inputs) + self.per_output(self.bias.double().abs())
+        size = self.product(weight, inputs, self.bias.double().abs())
         weights = self.per_output(weight.flatten(1).sum(1))
         underflow = (n + weights + inputs.sum(1, keepdim=True)) * 2.0**-124
         return torch.where(size <= largest, 1.0001 * gamma * size + underflow, math.inf)
@@ -104,9 +104,9 @@ class Linear(Affine):
         """v [B, d_in] -> z [B, d_out]; p is not used."""
         return F.linear(v, self.scaled_weight, self.bias)
 
-    def product(self, weight: Tensor, v: Tensor) -> Tensor:
-        """W v."""
-        return F.linear(v, weight)
+    def product(self, weight: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """W v + b."""
+        return F.linear(v, weight, bias)
 
     def per_output(self, of_units: Tensor) -> Tensor:
         """The same: every unit is an output."""
@@ -128,7 +128,7 @@ class Increasing(nn.Module, ABC):
 
     def ibp(self, box: Box) -> Box:
         """The image of the ends, the function being increasing. Differentiable."""
-        return box.map(self)
+        return box.map(self.forward)
 
     def bounds(self, box: Box) -> Box:
         """As `ibp`, in float64, widened by what a value executed in float32 may be off.

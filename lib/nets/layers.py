@@ -190,7 +190,6 @@ class LInfDistConv2d(DistanceLayer):
         return Box(*ends).map(lambda y: self._as_image(y, lower))
 
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Few images at a time: each pixel is in many patches, and those of a whole batch leave the cache."""
         check_tensors(x=x)
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"x must be [B, {self.in_channels}, H, W], got {list(x.shape)}")
@@ -198,8 +197,7 @@ class LInfDistConv2d(DistanceLayer):
             raise ValueError(f"x must be as large as a kernel of {self.kernel_size}, got {list(x.shape)}")
         if not x.dtype.is_floating_point:
             raise TypeError(f"x must be floating point, got {x.dtype}")
-        entries = _CPU_PATCHES if x.device.type == "cpu" else _GPU_PATCHES
-        return x.split(max(1, entries // max(1, x[:1].numel() * self.kernel_size**2 // self.stride**2)))
+        return few_images(x, self.kernel_size, self.stride)
 
     def _patches(self, x: Tensor) -> Tensor:
         patches = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)
@@ -210,6 +208,12 @@ class LInfDistConv2d(DistanceLayer):
             (side + 2 * self.padding - self.kernel_size) // self.stride + 1 for side in (x.shape[2], x.shape[3])
         )
         return y.view(x.shape[0], height, width, len(self.weight)).permute(0, 3, 1, 2)
+
+
+def few_images(x: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, ...]:
+    """x [B, C, H, W] in parts: each pixel is in many patches, and those of a whole batch would leave the cache."""
+    entries = _CPU_PATCHES if x.device.type == "cpu" else _GPU_PATCHES
+    return x.split(max(1, entries // max(1, x[:1].numel() * kernel_size**2 // stride**2)))
 
 
 def as_rows(x: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lib.nets.arguments import integer
 from lib.nets.base import CompositeNet, PlainNet
 from lib.nets.box import Box
 from lib.nets.head import MLPHead
 from lib.nets.layers import LInfDist, LInfDistConv2d
-from lib.nets.relu import ReLUHead
+from lib.nets.relunet import ReLUHead
 from lib.nets.sortnet import SortNet
 from lib.recipes import Recipe
 
@@ -113,9 +114,10 @@ class ReLUNet(CompositeNet):
 
     Args:
         input_shape, num_classes, mean, std: as in `LInfDistNet`.
-        width: channels of the first convolution.
-        depth: affine layers; 4: two 4 x 4 convolutions of stride 2, 7: five of 3 x 3 (the nets of Table 1's IBP and
-            CROWN-IBP rows at width 64, hidden 512); two dense ones follow, ReLU between all of them.
+        width: channels of the first convolution; later ones have as many or twice as many.
+        depth: affine layers, two dense ones at the end and ReLU between all: 4 with two 4 x 4 convolutions of stride 2
+            before them, 7 with five of 3 x 3, the third of stride 2 (the net of Table 1's IBP rows at width 64, hidden
+            512).
         hidden: units of the first dense layer.
 
     Raises:
@@ -133,10 +135,11 @@ class ReLUNet(CompositeNet):
         mean: float | Iterable[float] = 0.0,
         std: float = 1.0,
     ) -> None:
-        sizes = {"width": width, "depth": depth, "hidden": hidden}
+        asked = {"width": width, "depth": depth, "hidden": hidden}
+        sizes = {name: integer(name, size, at_least=1) for name, size in asked.items()}
         super().__init__(input_shape, num_classes, mean, std, sizes=sizes, numbers={})
         self.layers = nn.ModuleList()
-        self.head = ReLUHead(self.input_shape, self.num_classes, width, depth, hidden)
+        self.head = ReLUHead(self.input_shape, self.num_classes, **sizes)
 
     def reach(self, features: Tensor, eps: float) -> Box:
         """The valid images within eps, in network units."""

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from lib.files import replacing
 from lib.nets.checks import NETS, check_float32, check_parts, kind_of, not_finite
 from lib.nets.layers import LInfDist
-from lib.nets.models import Net
+from lib.nets.models import ConvLInfDistNetMLP, Net, ReLUNet
 from lib.nets.normalisation import Normalize
 from lib.nets.pruned import PrunedDist, Sealed, ValidPixels
 
 _CLASSES: dict[str, Callable[..., Net]] = {cls.__name__: cls for cls in NETS}
+_CONVOLVING = {ConvLInfDistNetMLP.__name__, ReLUNet.__name__}
 # what pruning gives a part, and a file does not hold either: the net comes back as it was before
 _PRUNING = {"lists", "together"}
 
@@ -158,7 +159,7 @@ def _looks(module: nn.Module | None) -> dict[str, Any]:
 def _from_header(text: str | None, tensors: dict[str, Tensor], path: Path) -> Net:
     try:
         architecture: dict[str, Any] = json.loads(text or "")
-        _check_sizes(architecture["arguments"], tensors)
+        _check_sizes(architecture["class"], architecture["arguments"], tensors)
         return _CLASSES[architecture["class"]](**architecture["arguments"])
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:  # the last of sizes beyond 2^63
         raise ValueError(
@@ -166,13 +167,15 @@ def _from_header(text: str | None, tensors: dict[str, Tensor], path: Path) -> Ne
         ) from error
 
 
-def _check_sizes(arguments: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def _check_sizes(kind: str, arguments: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Refuse more layers or units than the file can hold, before their modules are made."""
     entries = sum(tensor.numel() for tensor in tensors.values())
-    # those of convolutions are not bounded by their weights, and cost nothing
-    pixels = math.prod(arguments["input_shape"]) if "depth" in arguments else 0
-    asked = arguments | {"pixels": pixels}
-    limits = {"depth": len(tensors), "width": entries, "hidden": entries, "num_classes": entries, "pixels": entries}
+    shape = arguments["input_shape"]
+    if [type(side) for side in shape] != [int] * 3:
+        raise TypeError(f"input_shape must be three integers, got {shape!r}")
+    # the pixels of a net that convolves are not bounded by its weights, and cost nothing
+    asked = arguments | {"channels": shape[0], "pixels": 0 if kind in _CONVOLVING else math.prod(shape)}
+    limits = dict.fromkeys(("width", "hidden", "num_classes", "channels", "pixels"), entries) | {"depth": len(tensors)}
     for name, most in limits.items():
         if name in asked and asked[name] > most:
             raise ValueError(f"{name} must be at most {most} for these tensors, got {asked[name]}")

@@ -43,7 +43,7 @@ class Recipe:
         loss: "hinge" or "clipped-hinge" for a plain net, "ibp" for one with a head.
         theta: threshold on the margin, pixels, between 0 and 2 (hinge, clipped-hinge).
         hinge_mix: rho in [0, 1], weight of the maximum against the mean over classes (hinge).
-        eps_train: radius of the box given to the head, pixels (ibp).
+        eps_train: radius of the box given to the head, pixels (ibp); that of a relu-net is cut to valid images.
         kappa_natural: kappa in [0, 1], weight of the natural cross-entropy in Eq. 22 (ibp).
         eps_warmup_epochs: epochs over which eps grows linearly from 0 to eps_train (ibp).
         ce_weight_start: lambda of the cross-entropy until the ramp of p begins (clipped-hinge).
@@ -56,7 +56,7 @@ class Recipe:
         beta1, beta2: decay of Adam's first and second moment, in [0, 1).
         adam_eps: Adam's epsilon, no radius.
         weight_decay: lambda of Eq. 6; a step decays by lr * lambda; 0 without decay.
-        decay: "lp", "l2" or "none", the norm of the decay of distance weights; the head's is always l2.
+        decay: "lp", "l2" or "none", the norm of the decay of distance weights; all others decay by l2 or not at all.
         batch_size: images per step.
 
         p_start: exponent during epochs_const, at least 1.
@@ -295,9 +295,12 @@ def _check_model(recipe: Recipe) -> None:
 def _check_relu_net(recipe: Recipe) -> None:
     if recipe.depth not in (4, 7):
         raise ValueError(f"depth is {recipe.depth}, expected 4 or 7 (two or five convolutions) for {recipe.model}")
-    for name in ("identity", "epochs_const", "epochs_ramp"):
-        if value := getattr(recipe, name):
-            raise ValueError(f"{name} is {value}, expected 0 for {recipe.model}, which measures no distances")
+    if recipe.depth == 4 and min(recipe.input_shape[1:]) < 4:
+        raise ValueError(f"input_shape is {recipe.input_shape}, expected sides of at least 4 for a {recipe.model}")
+    idle = {"identity": 0, "epochs_const": 0, "epochs_ramp": 0, "p_start": 1, "p_end": 1, "p_ladder": False}
+    for name, expected in (idle | {"cosine_from_start": False}).items():
+        if (value := getattr(recipe, name)) != expected:
+            raise ValueError(f"{name} is {value}, expected {expected} for {recipe.model}, which measures no distances")
     if recipe.decay == "lp":
         raise ValueError(f"decay is 'lp', expected 'l2' or 'none' for {recipe.model}, which measures no distances")
 

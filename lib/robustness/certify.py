@@ -43,10 +43,11 @@ def certify(net: Net, x: Tensor, y: Tensor, eps: float | str, method: Method = "
     """Prove that the prediction of each image stays right within eps in l_inf.
 
     "margin" (Fact 3.6): every logit of a distance net moves at most as far as its input, so f_y - max_(i != y) f_i
-        > 2 eps / sigma settles it; with a head, its intervals on the box f(x) +- eps / sigma (Section 6). Rounding is
-        paid for with 2^-22 n (max|v| + eps / sigma), v over all executed values, 2^-100 and 2^-100 / sigma, a
-        thousandth more for higher orders, n the roundings on the way to a logit (`DistanceNet.roundings`): 2 (L + 1)
-        behind L layers of l_inf-dist neurons that have a bias or a mean shift each, as they are built.
+        > 2 eps / sigma settles it; with a head, its intervals on the box f(x) +- eps / sigma (Section 6), which is the
+        whole ball where there are no distances. Rounding is paid for with 2^-22 n (max|v| + eps / sigma), v over all
+        executed values, 2^-100 and 2^-100 / sigma, a thousandth more for higher orders, n the roundings on the way to a
+        logit (`DistanceNet.roundings`): 2 (L + 1) behind L layers of l_inf-dist neurons that have a bias or a mean
+        shift each, as they are built.
         Nothing is proved where a value could exceed 2^100 within the ball, or a sum of the head 2^126.
     "interval" (Appendix B): the box of valid images within eps, pushed through every layer at p = inf; certified
         where the lower bound of logit y exceeds every other upper bound, by Eq. 21 where the last layer is linear.

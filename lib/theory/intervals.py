@@ -10,12 +10,12 @@ from lib.nets.box import Box
 from lib.nets.head import Linear, Tanh
 from lib.nets.layers import LInfDist
 from lib.nets.models import Net
-from lib.nets.relu import Conv2d, ReLU
+from lib.nets.relunet import Conv2d, ReLU
 from lib.robustness.inputs import evaluation_mode, pixel_box
 
 
 class MarginBounds(NamedTuple):
-    """Lower bounds [B] of the margin over the ball, each at least as large as the one before.
+    """Lower bounds [B] of the margin over the ball, each at least as large as the one before (a rounding aside).
 
     margin: Fact 3.6, the clean margin less 2 eps / std; with a head, its intervals on the box f(x) +- eps / std.
     unclipped: intervals through all layers from the whole ball. A distance layer maps a cube to a cube of equal size,
@@ -60,7 +60,7 @@ def relative_widths(net: Net, box: Box) -> list[tuple[str, float]]:
 
     Args:
         net: a net of this library.
-        box: around two images or more [B, C, H, W].
+        box: around two images or more [B, C, H, W], and not all the same: NaN where no unit varies.
     """
     widths = []
     for name, (lower, upper) in follow(net, box):

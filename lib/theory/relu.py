@@ -21,7 +21,7 @@ class Affine(NamedTuple):
         return Affine(self.weight @ inner.weight, self.weight @ inner.bias + self.bias)
 
 
-class ReLUNet(nn.Module):
+class ReLULayers(nn.Module):
     """A fully connected network: affine maps with relu(v) = max(v, 0) between them; no relu at the end.
 
     Attributes:
@@ -53,7 +53,7 @@ class ReLUNet(nn.Module):
         return self.affine[-1](x)
 
 
-def relu_linf_distance(w: Tensor) -> ReLUNet:
+def relu_linf_distance(w: Tensor) -> ReLULayers:
     """Lemma A.7: x -> ||x - w||_inf on R^n as a ReLU network of width 2n and 1 + ceil(log2 n) hidden layers.
 
     The first hidden layer holds relu(t) and relu(-t) for each t = x_i - w_i, of which |t| is the sum. From then on the
@@ -71,10 +71,10 @@ def relu_linf_distance(w: Tensor) -> ReLUNet:
     """
     if w.dim() != 1 or not len(w):
         raise ValueError(f"w must be [n] with n >= 1, got {list(w.shape)}")
-    return ReLUNet(_distances(w[None]))
+    return ReLULayers(_distances(w[None]))
 
 
-def relu_linf_dist_net(layers: Sequence[LInfDist]) -> ReLUNet:
+def relu_linf_dist_net(layers: Sequence[LInfDist]) -> ReLULayers:
     """Lemma A.8's substitution: a stack of distance layers at p = inf, in evaluation mode, as one ReLU network.
 
     Each unit becomes a network of `relu_linf_distance`, side by side with the others of its layer; the affine end of
@@ -95,7 +95,7 @@ def relu_linf_dist_net(layers: Sequence[LInfDist]) -> ReLUNet:
     for layer in layers[1:]:
         first, *rest = _shifted(layer)
         maps = [*maps[:-1], first.after(maps[-1]), *rest]
-    return ReLUNet(maps)
+    return ReLULayers(maps)
 
 
 def _shifted(layer: LInfDist) -> list[Affine]:

@@ -135,7 +135,8 @@ def test_a_part_in_the_place_of_one_of_another_kind() -> None:
     headed.head = Linear(4, 3)  # type: ignore[assignment]
     inside[0].head.fc1 = LInfDist(4, 4, bias=True)  # type: ignore[assignment]
     inside[1].head.fc2 = LInfDist(4, 3, bias=True)  # type: ignore[assignment]
-    swapped, bent, convolved = (ReLUNet((1, 4, 4), 3, width=2, depth=4, hidden=4) for _ in range(3))
+    swapped, bent, convolved, unlisted = (ReLUNet((1, 4, 4), 3, width=2, depth=4, hidden=4) for _ in range(4))
+    unlisted.head.convolutions = None  # type: ignore[assignment]
     swapped.head = MLPHead(16, 4, 3)
     bent.head.relu = Tanh()  # type: ignore[assignment]
     convolved.head.convolutions[0] = Linear(16, 8)
@@ -151,6 +152,7 @@ def test_a_part_in_the_place_of_one_of_another_kind() -> None:
         (swapped, "ReLUHead as its head", "MLPHead"),
         (bent, r"ReLU as its head\.relu", "Tanh"),
         (convolved, "Conv2d as its convolution", "Linear"),
+        (unlisted, r"ModuleList as its head\.convolutions", "NoneType"),
     ):
         with pytest.raises(TypeError, match=f"net must have a {place} to be certified, got a {kind}"):
             check_parts(net, "certified")
@@ -176,6 +178,26 @@ def test_a_constant_that_broadcasts(place: str, constant: Tensor, sentence: str)
     for purpose in ("certified", "pruned"):
         with pytest.raises(ValueError, match=f"net must have {sentence}"):
             check_parts(net, purpose)
+
+
+def test_a_constant_of_a_relu_net_that_broadcasts() -> None:
+    net = ReLUNet((1, 4, 4), 3, width=2, depth=4, hidden=4).eval()
+    net.head.convolutions[1].bias = nn.Parameter(torch.rand(4, 1))
+    net(torch.rand(2, 1, 4, 4))
+    with pytest.raises(ValueError, match=r"net must have a bias of shape \[4\] there .*, got \[4, 1\]"):
+        check_parts(net, "certified")
+
+
+@pytest.mark.parametrize("kind", [LInfDistNetMLP, ReLUNet])
+def test_a_constant_that_broadcasts_in_a_layer_that_is_hidden_from_its_head(kind: type[LInfDistNetMLP]) -> None:
+    # once only registered layers were looked at, and images were certified with labels that they did not have
+    net = kind((1, 4, 4), 3, width=4, depth=4, hidden=4).eval()
+    last = net.head.fc2
+    del net.head.fc2
+    net.head.__dict__["fc2"] = net.extra = last
+    last.bias = nn.Parameter(torch.tensor([[0.0, 0.0, 1000.0], [1000.0, 0.0, 0.0]]))
+    with pytest.raises(ValueError, match=r"net must have a bias of shape \[3\] there to be certified, got \[2, 3\]"):
+        certify(net, torch.rand(2, 1, 4, 4), torch.tensor([2, 0]), 0.05)
 
 
 @pytest.mark.parametrize("c", [(2.0,), (-1.0,), (2.0**-127,), (math.nan,)])

@@ -153,6 +153,11 @@ def test_a_margin_is_the_difference_to_the_best_of_the_other_logits() -> None:
     assert margin(logits, y, rivals=logits + 0.5).tolist() == [0.5, -1.5]
 
 
+def test_a_net_of_one_layer_refuses_images_of_a_larger_dtype_before_that_layer_too() -> None:
+    with pytest.raises(TypeError, match=r"x must have the dtype of the net, torch\.float32, got torch\.float64"):
+        LInfDistNet(SHAPE, 3, width=1, depth=1).features(torch.rand(2, *SHAPE).double())
+
+
 def test_a_net_is_plain_or_composite() -> None:
     assert [isinstance(net, PlainNet) for net in nets()] == [True, True, False, False, False]
     assert [isinstance(net, CompositeNet) for net in nets()] == [False, False, True, True, True]

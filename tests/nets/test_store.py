@@ -25,11 +25,12 @@ NETS: list[Net] = [
     SortNet((1, 4, 4), 3, width=12, depth=3, keep_prob=0.75, top_k=5),
     LInfDistNetMLP((1, 4, 4), 3, width=8, depth=2, hidden=5),
     ConvLInfDistNetMLP((3, 4, 4), 3, width=2, hidden=5, mean=(0.1, 0.2, 0.3)),
-    ReLUNet((3, 4, 4), 3, width=2, depth=4, hidden=5, mean=(0.1, 0.2, 0.3)),
+    ReLUNet((3, 4, 4), 3, width=2, depth=7, hidden=5, mean=(0.1, 0.2, 0.3)),
+    ReLUNet((1, 28, 28), 10, width=1, depth=4, hidden=4),  # of fewer weights than pixels
 ]
 
 
-@pytest.mark.parametrize("net", NETS, ids=lambda net: type(net).__name__)
+@pytest.mark.parametrize("net", NETS, ids=lambda net: f"{type(net).__name__}-{list(net.input_shape)}")
 def test_a_reloaded_net_gives_the_same_logits_bit_for_bit(net: Net, tmp_path: Path) -> None:
     x = torch.rand(9, *net.input_shape)
     net.train()(x, 8.0)
@@ -90,6 +91,10 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"depth": 20_000}, r"depth must be at most 4 for these tensors, got 20000\)"),
         ({"input_shape": [1, 10**12, 10**12]}, ""),
         ({"input_shape": [1, 100_000, 3000]}, r"pixels must be at most 163 for these tensors, got 300000000\)"),
+        ({"input_shape": [2**40, 4, 4]}, r"channels must be at most 163 for these tensors, got 1099511627776\)"),
+        ({"input_shape": [[1], 2**40, 1]}, r"input_shape must be three integers, got \[\[1\], 1099511627776, 1\]\)"),
+        ({"input_shape": ["ab", 2**40, 1]}, r"input_shape must be three integers, got \['ab', 1099511627776, 1\]\)"),
+        ({"input_shape": [1, 4]}, r"input_shape must be three integers, got \[1, 4\]\)"),
         ({"width": True}, ""),
         ({"width": "8"}, ""),
         ({"std": 10**400}, ""),
@@ -101,6 +106,26 @@ def test_a_header_that_asks_for_the_impossible_is_refused_at_once(
     forge(tmp_path / "net", LInfDistNet((1, 4, 4), 3, width=8, depth=2), **arguments)
     before = time.perf_counter()
     with pytest.raises(ValueError, match=f"must hold the architecture of one of .* in its header, got .*{reason}"):
+        load(tmp_path / "net")
+    assert time.perf_counter() - before < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"depth": 5}, "depth must be at most 8|depth must be one of 4, 7, got 5"),
+        ({"hidden": 10**9}, "hidden must be at most 269"),
+        ({"input_shape": [1, 3, 4]}, r"input_shape must hold the kernels of depth 4, got \(1, 3, 4\)"),
+        ({"input_shape": [2**40, 8, 8]}, "channels must be at most 269"),
+        ({"input_shape": [1, 2**40, 2**40]}, ""),
+    ],
+)
+def test_a_header_of_a_relu_net_that_cannot_be_is_refused_at_once(
+    arguments: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    forge(tmp_path / "net", ReLUNet((1, 8, 8), 3, width=2, depth=4, hidden=5), **arguments)
+    before = time.perf_counter()
+    with pytest.raises(ValueError, match=f"must hold the (architecture|tensors) .*{reason}"):
         load(tmp_path / "net")
     assert time.perf_counter() - before < 1
 

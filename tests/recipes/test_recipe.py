@@ -199,6 +199,13 @@ class TestBadValues:
             ({"identity": 10.0}, "identity is 10.0, expected 0 for relu-net, which measures no distances"),
             ({"epochs_const": 1}, "epochs_const is 1, expected 0 for relu-net, which measures no distances"),
             ({"epochs_ramp": 1}, "epochs_ramp is 1, expected 0 for relu-net, which measures no distances"),
+            ({"p_end": 8.0}, "p_end is 8.0, expected 1 for relu-net, which measures no distances"),
+            ({"p_ladder": True}, "p_ladder is True, expected False for relu-net, which measures no distances"),
+            ({"cosine_from_start": True}, "cosine_from_start is True, expected False for relu-net, .*"),
+            (
+                {"input_shape": (1, 3, 28), "depth": 4},
+                r"input_shape is \(1, 3, 28\), expected sides of at least 4 for a relu-net",
+            ),
             (
                 {"decay": "lp", "weight_decay": 0.1},
                 "decay is 'lp', expected 'l2' or 'none' for relu-net, which measures no distances",

@@ -17,7 +17,7 @@ from lib.nets.head import Linear
 from lib.nets.layers import LInfDist
 from lib.nets.models import ConvLInfDistNetMLP, LInfDistNet, LInfDistNetMLP, Net, ReLUNet
 from lib.nets.normalisation import Normalize
-from lib.nets.relu import Conv2d
+from lib.nets.relunet import Conv2d
 from lib.nets.sortnet import SortNet
 from lib.robustness import certify as certificates
 from lib.robustness.attacks import robust_correct

@@ -11,7 +11,7 @@ from lib import ConvLInfDistNetMLP, LInfDist, LInfDistNet, SortNet, lp_dist
 from lib.nets.models import Net
 from lib.theory.addernet import with_batch_norm
 from lib.theory.approximation import approximate
-from lib.theory.relu import ReLUNet, relu_linf_dist_net, relu_linf_distance
+from lib.theory.relu import ReLULayers, relu_linf_dist_net, relu_linf_distance
 from tests.theory.targets import random_target
 
 DOUBLE = torch.float64
@@ -102,7 +102,7 @@ def test_a_classifier_becomes_one_up_to_its_sign() -> None:
     net = LInfDistNet((1, 2, 3), 4, width=6, depth=3).double().eval()
     images = torch.rand(100, 1, 2, 3, dtype=DOUBLE)
     relu = relu_linf_dist_net([*net.layers, net.top])
-    assert isinstance(relu, ReLUNet)
+    assert isinstance(relu, ReLULayers)
     torch.testing.assert_close(-relu(images.flatten(1)), net(images), rtol=0, atol=1e-12)
 
 

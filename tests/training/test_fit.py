@@ -37,6 +37,7 @@ from lib.training.schedules import knobs_at
 
 PLAIN, COMPOSITE = "digits/linf-dist-net", "digits/linf-dist-net-mlp"
 CLIPPED, SORTED = "digits/linf-dist-net-v2", "digits/sortnet"
+RELU, PIXELS = "mnist/ibp", ("dataset", "input_shape", "mean", "std")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -45,6 +46,9 @@ def tiny(name: str = PLAIN, **changes: Any) -> Recipe:
     sizes = {"width": 12, "depth": 2, "train_limit": 50, "batch_size": 16, "p_end": 16, "p_ladder": False}
     if name == COMPOSITE:
         sizes |= {"hidden": 8, "eps_warmup_epochs": 1}
+    if name == RELU:
+        sizes |= {"width": 3, "depth": 4, "hidden": 8, "eps_warmup_epochs": 1, "p_end": 1}
+        sizes |= {name: value for name, value in load(PLAIN, "smoke").as_dict().items() if name in PIXELS}
     return load(name, "smoke").replace(**sizes | changes)
 
 
@@ -195,7 +199,7 @@ class TestOneStep:
 
 
 class TestARunIsAFunctionOfRecipeAndSeed:
-    @pytest.mark.parametrize("name", [PLAIN, COMPOSITE])
+    @pytest.mark.parametrize("name", [PLAIN, COMPOSITE, RELU])
     def test_two_runs_agree_bit_for_bit(self, name: str, tmp_path: Path) -> None:
         recipe = tiny(name)
         first, history = train(recipe, tmp_path / "a")
@@ -278,7 +282,7 @@ class TestHistory:
 
 @pytest.mark.usefixtures("save_every_step")
 class TestResume:
-    @pytest.mark.parametrize("name", [PLAIN, COMPOSITE, CLIPPED, SORTED])
+    @pytest.mark.parametrize("name", [PLAIN, COMPOSITE, CLIPPED, SORTED, RELU])
     @pytest.mark.parametrize("step", [1, 4, 6, 11], ids="killed before step {}".format)
     def test_a_run_killed_at_any_step_ends_like_an_undisturbed_one(
         self, name: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lib import certify, robust_correct
+from lib.nets import layers
 from lib.nets.box import Box
 from lib.nets.head import Affine, Increasing
 from lib.nets.models import ReLUNet
-from lib.nets.relu import CONVOLUTIONS, Conv2d, ReLU, ReLUHead
+from lib.nets.relunet import CONVOLUTIONS, Conv2d, ReLU, ReLUHead
 
 
 def drawn(shape: tuple[int, int, int] = (3, 9, 6), units: int = 5, kernel_size: int = 3, stride: int = 2) -> Conv2d:
@@ -75,8 +77,30 @@ def test_a_bound_of_a_convolution_is_reached_in_a_corner_of_the_box() -> None:
         torch.testing.assert_close(layer(corner)[0, output], greatest)
 
 
+def test_only_training_calls_a_convolution_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    # which may mix the inputs of several patches before it multiplies, and round as no bound says
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("conv2d")
+
+    net, x = ReLUNet((1, 4, 4), 3, width=2, depth=4, hidden=4), torch.rand(5, 1, 4, 4)
+    monkeypatch.setattr(F, "conv2d", refused)
+    certify(net, x, torch.arange(5) % 3, 0.1)
+    robust_correct(net, x, torch.arange(5) % 3, 0.1, steps=2)
+    net.eval()(x)
+    with pytest.raises(AssertionError, match="conv2d"):
+        net.train()(x)
+
+
+def test_few_images_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer, v = drawn(), torch.randn(7, 162)
+    with torch.no_grad():
+        whole = layer(v)
+        monkeypatch.setattr(layers, "_CPU_PATCHES", 2 * 162 * 9 // 4)
+        torch.testing.assert_close(layer(v), whole)
+
+
 def test_a_large_value_beside_a_patch_does_not_reach_it() -> None:
-    # as it would by a convolution that mixes the inputs of several patches before it multiplies
     layer, image = drawn((1, 8, 8), 4, 3, 1), torch.rand(1, 1, 8, 8)
     loud = image.clone()
     loud[..., 4:] = 1e30
@@ -125,6 +149,7 @@ class TestReLUHead:
     def test_another_depth_and_images_too_small_are_refused_by_name(self) -> None:
         with pytest.raises(ValueError, match=r"^depth must be one of 4, 7, got 5$"):
             ReLUNet((1, 8, 8), 3, width=2, depth=5, hidden=4)
+        assert ReLUNet((1, 8, 8), 3, width=torch.tensor(2), depth=torch.tensor(4), hidden=4).config["depth"] == 4
         with pytest.raises(ValueError, match=r"^input_shape must hold the kernels of depth 4, got \(1, 3, 9\)$"):
             ReLUNet((1, 3, 9), 3, width=2, depth=4, hidden=4)
 

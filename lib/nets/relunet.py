@@ -2,11 +2,13 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.nets.box import Box
 from lib.nets.head import Affine, Head, Increasing, Linear
+from lib.nets.layers import few_images
 
 # kernel, stride, and channels in multiples of the first ones; by depth of the net, in which two dense layers follow
 CONVOLUTIONS = {
@@ -49,15 +51,17 @@ class Conv2d(Affine):
 
     def forward(self, v: Tensor, p: float = math.inf) -> Tensor:
         """v [B, C_in H W] -> z [B, C_out H' W']; p is not used."""
-        return self.product(self.scaled_weight, v) + self.per_output(self.bias)
+        return self.product(self.scaled_weight, v, self.bias)
 
-    def product(self, weight: Tensor, v: Tensor) -> Tensor:
-        """W * v: in training by torch's convolution, whose algorithm does not matter there, else sum by sum."""
+    def product(self, weight: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """W * v + b: in training by torch's convolution, whose algorithm does not matter there, else sum by sum."""
+        images = v.unflatten(1, self.shape)
         if self.training:
-            return F.conv2d(v.unflatten(1, self.shape), weight, padding=1, stride=self.stride).flatten(1)
+            return F.conv2d(images, weight, bias, padding=1, stride=self.stride).flatten(1)
         # fast convolutions (Winograd's, Fourier's) mix the inputs of several patches, and `rounding` is not theirs
-        patches = F.unfold(v.unflatten(1, self.shape), self.kernel_size, padding=1, stride=self.stride)
-        return (weight.flatten(1) @ patches).flatten(1)
+        parts = few_images(images, self.kernel_size, self.stride)
+        z = torch.cat([self._by_patches(weight.flatten(1), part) for part in parts])
+        return z if bias is None else z + self.per_output(bias)
 
     def bounds(self, box: Box) -> Box:
         """Bounds [B, d_out] in float64 of every z that float32 can execute for v in the box, whatever the order.
@@ -71,6 +75,9 @@ class Conv2d(Affine):
     def per_output(self, of_units: Tensor) -> Tensor:
         """Each number H' W' times, as often as its unit is in a row."""
         return of_units.repeat_interleave(math.prod(self.output_shape[1:]))
+
+    def _by_patches(self, weight: Tensor, images: Tensor) -> Tensor:
+        return (weight @ F.unfold(images, self.kernel_size, padding=1, stride=self.stride)).flatten(1)
 
 
 class ReLUHead(Head):
