@@ -26,7 +26,7 @@ _SIZES = {"width", "depth", "hidden", "epochs_const", "epochs_ramp", "epochs_inf
 
 
 def training_work(recipe: Recipe) -> int:
-    """Subtractions of all forward passes of one training image: `Recipe.flops` times the epochs.
+    """Operations of all forward passes of one training image: `Recipe.flops` times the epochs.
 
     The backward passes, which cost a small multiple of it, are left out, and so is the number of images, which is the
     same for all runs on one data set.

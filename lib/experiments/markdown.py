@@ -28,8 +28,8 @@ _PAPER = (
 _FOLLOW_UPS = "Paper: its robust accuracies are after 100 steps of PGD."
 _SECONDS = (
     "Seconds of training per epoch. Ours: the median epoch of a run at finite p, as 750 of the paper's 800 are (those "
-    "at p = inf take less), of another net on another machine: to be read beside its FLOPs (Table 1 has the paper's), "
-    "and no comparison of speed."
+    "at p = inf take less; IBP has no p), of another net on another machine: to be read beside its FLOPs (Table 1 has "
+    "the paper's), and no comparison of speed."
 )
 
 _ORDERS = (
