@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CHAPTERS = {path.stem: path for path in sorted((ROOT / "book").glob("*.ipynb"))}
 EXPERIMENTS = (
     *("quickstart", "mnist", "fashion_mnist", "cifar10", "tiny_imagenet"),
-    *("ablation", "depth", "convolution", "sortnet"),
+    *("ablation", "depth", "convolution", "ibp", "sortnet"),
 )
 PARAMETERS = ["recipe", "eps", "budget", "seed", "data_root", "device"]
 
