@@ -145,7 +145,9 @@ def _roles(net: DistanceNet) -> Iterator[tuple[str, nn.Module, tuple[type[nn.Mod
         yield from _head_roles(net.head)
 
 
-def _head_roles(head: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[type[nn.Module], ...]]]:
+def _head_roles(head: Head) -> Iterator[tuple[str, nn.Module, tuple[type[nn.Module], ...]]]:
+    yield "head.fc1", head.fc1, (Linear,)
+    yield "head.fc2", head.fc2, (Linear,)
     if isinstance(head, MLPHead):
         yield "head.tanh", head.tanh, (Tanh,)
     if isinstance(head, ReLUHead):
@@ -153,9 +155,6 @@ def _head_roles(head: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[type[nn
         yield "head.convolutions", head.convolutions, (nn.ModuleList,)
         for layer in head.convolutions:
             yield "convolution", layer, (Conv2d,)
-    if isinstance(head, Head):
-        yield "head.fc1", head.fc1, (Linear,)
-        yield "head.fc2", head.fc2, (Linear,)
 
 
 def _constants(net: DistanceNet) -> Iterator[tuple[str, Tensor, tuple[int, ...]]]:

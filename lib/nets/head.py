@@ -40,13 +40,13 @@ class Affine(nn.Module, ABC):
         """W / sqrt(n) as executed."""
         return self.weight * (1 / math.sqrt(self.inputs))
 
-    @abstractmethod
     def forward(self, v: Tensor, p: float = math.inf) -> Tensor:
-        """v [B, d_in] -> z [B, d_out], each z a sum of n products and its bias, in any order; p is not used."""
+        """v [B, d_in] -> z [B, d_out]; p is not used."""
+        return self.product(self.scaled_weight, v, self.bias)
 
     @abstractmethod
     def product(self, weight: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """W v + b [B, d_out] in real arithmetic, in the dtype of all three."""
+        """W v + b [B, d_out], each entry a sum of n products and its bias, in any order."""
 
     @abstractmethod
     def per_output(self, of_units: Tensor) -> Tensor:
@@ -99,10 +99,6 @@ class Linear(Affine):
 
     def extra_repr(self) -> str:
         return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}"
-
-    def forward(self, v: Tensor, p: float = math.inf) -> Tensor:
-        """v [B, d_in] -> z [B, d_out]; p is not used."""
-        return F.linear(v, self.scaled_weight, self.bias)
 
     def product(self, weight: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """W v + b."""

@@ -49,12 +49,11 @@ class Conv2d(Affine):
         height, width = ((side + 2 - self.kernel_size) // self.stride + 1 for side in self.shape[1:])
         return len(self.weight), height, width
 
-    def forward(self, v: Tensor, p: float = math.inf) -> Tensor:
-        """v [B, C_in H W] -> z [B, C_out H' W']; p is not used."""
-        return self.product(self.scaled_weight, v, self.bias)
-
     def product(self, weight: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """W * v + b: in training by torch's convolution, whose algorithm does not matter there, else sum by sum."""
+        """W * v + b, v [B, C_in H W] -> [B, C_out H' W'], in any order of summation.
+
+        In training by torch's convolution, whose algorithm does not matter there.
+        """
         images = v.unflatten(1, self.shape)
         if self.training:
             return F.conv2d(images, weight, bias, padding=1, stride=self.stride).flatten(1)

@@ -63,9 +63,9 @@ def relative_widths(net: Net, box: Box) -> list[tuple[str, float]]:
         box: around two images or more [B, C, H, W], and not all the same: NaN where no unit varies.
     """
     widths = []
-    for name, (lower, upper) in follow(net, box):
-        spread = ((lower + upper) / 2).flatten(1).std(0)
-        share = ((upper - lower) / 2).flatten(1).mean(0) / spread
+    for name, behind in follow(net, box):
+        spread = behind.center.flatten(1).std(0)
+        share = behind.halfwidth.flatten(1).mean(0) / spread
         widths.append((name, share[spread > _STILL].median().item()))
     return widths
 
